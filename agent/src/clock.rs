@@ -1,0 +1,23 @@
+//! The node's clocks. The only place in the agent that reads them.
+
+use nix::time::{ClockId, clock_gettime};
+
+use crate::model::units::BootNs;
+
+/// CLOCK_BOOTTIME: runs on through suspend, and is what the kernel programs stamp with.
+#[must_use]
+pub fn boot() -> BootNs {
+    BootNs(nanoseconds(ClockId::CLOCK_BOOTTIME))
+}
+
+/// CLOCK_REALTIME in Unix nanoseconds. Evidence for the collector, never a duration here.
+#[must_use]
+pub fn real_ns() -> i64 {
+    i64::try_from(nanoseconds(ClockId::CLOCK_REALTIME)).unwrap_or(i64::MAX)
+}
+
+fn nanoseconds(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).expect("Linux has this clock since 2.6.39");
+    let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec()).unwrap_or(0)
+}

@@ -1,0 +1,317 @@
+//! The agent's configuration: what may be written, and what it means.
+//!
+//! `RawConfig` is the file, field for field; `Config` is what it means after every check. All limits
+//! of the agent are here or in `agent-ebpf/src/maps.rs`.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The file. Knows nothing about this host.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawConfig {
+    /// Name of this node; empty = the host name.
+    pub node: String,
+    pub cluster: String,
+    /// How often the sources are read.
+    pub tick_ms: u64,
+    /// How often a tile is closed; a change of holders closes it earlier.
+    pub tile_ms: u64,
+    /// Where `/proc` of the host is mounted.
+    pub proc_root: PathBuf,
+    pub nvml: RawNvml,
+    pub cuda: RawCuda,
+    pub holders: RawHolders,
+    pub spool: RawSpool,
+    pub collector: RawCollector,
+    pub http: RawHttp,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawNvml {
+    /// A file name is searched for as the dynamic linker does; a path is taken as it is.
+    pub library: PathBuf,
+    /// A device that has not answered within this time is `hung`; the others go on.
+    pub deadline_ms: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCuda {
+    /// Trace the CUDA driver and process life with eBPF.
+    pub enabled: bool,
+    /// libcuda files to hook; those that do not exist are skipped.
+    pub libraries: Vec<PathBuf>,
+    /// Processes that can be counted apart at one time. Beyond it calls count in an overflow row:
+    /// totals stay exact, their attribution is lost and `dropped` says how often.
+    pub max_processes: u32,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHolders {
+    /// `unknown`: nothing tells this agent what is allocated, so a device without a process is
+    /// `unknown` and never offered. `none`: this node has no allocator, so such a device is free.
+    pub allocations: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawSpool {
+    /// Folder of the spool database.
+    pub path: PathBuf,
+    /// The database never grows beyond this. Tiles that were not sent yet are merged before that.
+    pub max_bytes: u64,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawCollector {
+    /// `http://host:port` of the collector's gRPC port; empty = none, `/metrics` works alone.
+    pub address: String,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawHttp {
+    /// Of `/metrics`, `/status` and `/healthz`.
+    pub listen: String,
+}
+
+impl Default for RawConfig {
+    fn default() -> Self {
+        Self {
+            node: String::new(),
+            cluster: "default".to_owned(),
+            tick_ms: 1_000,
+            tile_ms: 10_000,
+            proc_root: "/proc".into(),
+            nvml: RawNvml::default(),
+            cuda: RawCuda::default(),
+            holders: RawHolders::default(),
+            spool: RawSpool::default(),
+            collector: RawCollector::default(),
+            http: RawHttp::default(),
+        }
+    }
+}
+
+impl Default for RawNvml {
+    fn default() -> Self {
+        Self { library: "libnvidia-ml.so.1".into(), deadline_ms: 2_000 }
+    }
+}
+
+impl Default for RawCuda {
+    fn default() -> Self {
+        let libraries = [
+            "/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+            "/usr/lib/aarch64-linux-gnu/libcuda.so.1",
+            "/usr/lib64/libcuda.so.1",
+            "/usr/lib/libcuda.so.1",
+            "/usr/lib/wsl/lib/libcuda.so.1",
+            "/home/kubernetes/bin/nvidia/lib64/libcuda.so.1",
+            "/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libcuda.so.1",
+            "/run/nvidia/driver/usr/lib/aarch64-linux-gnu/libcuda.so.1",
+        ];
+        Self {
+            enabled: true,
+            libraries: libraries.map(PathBuf::from).to_vec(),
+            max_processes: 4_096,
+        }
+    }
+}
+
+impl Default for RawHolders {
+    fn default() -> Self {
+        Self { allocations: "unknown".to_owned() }
+    }
+}
+
+impl Default for RawSpool {
+    fn default() -> Self {
+        Self { path: "/var/lib/gleaner/agent".into(), max_bytes: 256 * 1024 * 1024 }
+    }
+}
+
+impl Default for RawCollector {
+    fn default() -> Self {
+        Self { address: "http://127.0.0.1:9801".to_owned() }
+    }
+}
+
+impl Default for RawHttp {
+    fn default() -> Self {
+        Self { listen: "127.0.0.1:9810".to_owned() }
+    }
+}
+
+/// What the file means. After `parse` nobody checks again.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub node: String,
+    pub cluster: String,
+    pub tick: Duration,
+    pub tile: Duration,
+    pub proc_root: PathBuf,
+    pub nvml: Nvml,
+    pub cuda: Cuda,
+    pub allocations: Allocations,
+    pub spool: Spool,
+    /// `None` = work alone.
+    pub collector: Option<String>,
+    pub http_listen: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Nvml {
+    pub library: PathBuf,
+    pub deadline: Duration,
+}
+
+#[derive(Clone, Debug)]
+pub struct Cuda {
+    pub enabled: bool,
+    pub libraries: Vec<PathBuf>,
+    pub max_processes: u32,
+}
+
+#[derive(Clone, Debug)]
+pub struct Spool {
+    pub path: PathBuf,
+    pub max_bytes: u64,
+}
+
+/// What tells the agent which devices are allocated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Allocations {
+    /// Nothing: a device without a process is `unknown`.
+    Unknown,
+    /// There is no allocator: a device without a process is free.
+    None,
+}
+
+/// Why the agent did not start. Nothing was attached, opened or sent.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read {path}: {source}; nothing was started")]
+    Read { path: PathBuf, source: std::io::Error },
+    #[error("{path}: {source}; nothing was started, correct the file and start again")]
+    File { path: PathBuf, source: proto::diagnostics::ConfigFileError },
+    #[error("{key} is {got}, expected {expected}; nothing was started")]
+    Range { key: &'static str, got: String, expected: &'static str },
+    #[error("the host has no usable name ({0}); set `node` in the configuration")]
+    HostName(nix::Error),
+}
+
+impl RawConfig {
+    /// Reads the file, or the embedded defaults where none is named.
+    pub fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let Some(path) = path else { return Ok(Self::default()) };
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        proto::diagnostics::parse(&text)
+            .map_err(|source| ConfigError::File { path: path.to_owned(), source })
+    }
+
+    /// What it means; the first value that is out of range is named.
+    pub fn parse(self) -> Result<Config, ConfigError> {
+        let tick = millis("tick_ms", self.tick_ms, 100, 60_000, "100 to 60000")?;
+        let tile = millis("tile_ms", self.tile_ms, 1_000, 3_600_000, "1000 to 3600000")?;
+        let deadline =
+            millis("nvml.deadline_ms", self.nvml.deadline_ms, 50, 60_000, "50 to 60000")?;
+        let allocations = match self.holders.allocations.as_str() {
+            "unknown" => Allocations::Unknown,
+            "none" => Allocations::None,
+            other => {
+                return Err(range("holders.allocations", other, "\"unknown\" or \"none\""));
+            }
+        };
+        if !(64..=1_000_000).contains(&self.cuda.max_processes) {
+            return Err(range("cuda.max_processes", self.cuda.max_processes, "64 to 1000000"));
+        }
+        if self.spool.max_bytes < 1024 * 1024 {
+            return Err(range("spool.max_bytes", self.spool.max_bytes, "at least 1048576"));
+        }
+        let http_listen = self.http.listen.parse().map_err(|_: std::net::AddrParseError| {
+            range("http.listen", &self.http.listen, "an address like 127.0.0.1:9810")
+        })?;
+        let collector = Some(self.collector.address).filter(|it| !it.is_empty());
+        if let Some(address) = collector.as_deref().filter(|it| !it.starts_with("http://")) {
+            return Err(range("collector.address", address, "http://HOST:PORT"));
+        }
+        Ok(Config {
+            node: if self.node.is_empty() { host_name()? } else { self.node },
+            cluster: self.cluster,
+            tick,
+            tile,
+            proc_root: self.proc_root,
+            nvml: Nvml { library: self.nvml.library, deadline },
+            cuda: Cuda {
+                enabled: self.cuda.enabled,
+                libraries: self.cuda.libraries,
+                max_processes: self.cuda.max_processes,
+            },
+            allocations,
+            spool: Spool { path: self.spool.path, max_bytes: self.spool.max_bytes },
+            collector,
+            http_listen,
+        })
+    }
+}
+
+fn host_name() -> Result<String, ConfigError> {
+    let name = nix::unistd::gethostname().map_err(ConfigError::HostName)?;
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn millis(
+    key: &'static str,
+    got: u64,
+    least: u64,
+    most: u64,
+    expected: &'static str,
+) -> Result<Duration, ConfigError> {
+    if (least..=most).contains(&got) {
+        Ok(Duration::from_millis(got))
+    } else {
+        Err(range(key, got, expected))
+    }
+}
+
+fn range(key: &'static str, got: impl ToString, expected: &'static str) -> ConfigError {
+    ConfigError::Range { key, got: got.to_string(), expected }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::RawConfig;
+
+    fn check(change: impl FnOnce(&mut RawConfig), expected: &str) {
+        let mut raw = RawConfig::default();
+        change(&mut raw);
+        assert_eq!(raw.parse().expect_err("it is refused").to_string(), expected);
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        check(|it| it.tick_ms = 5, "tick_ms is 5, expected 100 to 60000; nothing was started");
+        check(
+            |it| it.holders.allocations = "some".to_owned(),
+            "holders.allocations is some, expected \"unknown\" or \"none\"; nothing was started",
+        );
+        check(
+            |it| it.collector.address = "localhost".to_owned(),
+            "collector.address is localhost, expected http://HOST:PORT; nothing was started",
+        );
+    }
+
+    #[test]
+    fn the_defaults_are_valid() {
+        RawConfig::default().parse().unwrap();
+    }
+}

@@ -1,0 +1,224 @@
+//! What the sources said at one tick. `None` where a source said nothing: never zero.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::model::ids::{DeviceId, Holder, InstanceId, ProcessId};
+use crate::model::units::{BootNs, Percent};
+
+/// Everything that one tick knows. One field per sampler.
+#[derive(Clone, Debug)]
+pub struct Readings {
+    pub at: BootNs,
+    pub nvml: NvmlReadings,
+    pub cuda: CudaReadings,
+    /// Who holds what, for every process that the other sources name. A process that is missing
+    /// here could not be resolved (it was gone, or `/proc` was not readable).
+    pub holders: BTreeMap<ProcessId, Holder>,
+}
+
+// === NVML ===
+
+/// Whether the library answers at all, and what each device said.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NvmlReadings {
+    pub state: NvmlState,
+    /// Every device that was ever listed since the agent started, so that a lost one stays visible.
+    pub devices: BTreeMap<DeviceId, DeviceReading>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NvmlState {
+    Ok,
+    /// No driver or no library; the text says which and what it costs. A state, not a crash.
+    Absent(String),
+    /// The library is there and fails.
+    Failed(String),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Health {
+    Ok,
+    Degraded,
+    /// A call has not returned by its deadline.
+    Hung,
+    Lost,
+    ResetRequired,
+}
+
+/// One device at one tick.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DeviceReading {
+    pub at: BootNs,
+    pub health: Health,
+    pub identity: Identity,
+    pub counters: Counters,
+    /// One entry where MIG is off.
+    pub instances: Vec<InstanceReading>,
+}
+
+/// What does not change while the driver runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Identity {
+    pub index: Option<u32>,
+    pub pci_bus_id: Option<Arc<str>>,
+    pub model: Option<Arc<str>>,
+    pub driver_version: Option<Arc<str>>,
+    pub numa_node: Option<u32>,
+    pub memory_total_bytes: Option<u64>,
+    pub power_limit_mw: Option<u64>,
+}
+
+/// Counters and gauges of the whole device.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counters {
+    /// `utilization.gpu`: the part of the driver's last sample period in which a kernel ran. `None`
+    /// with MIG on, where it says nothing.
+    pub busy: Option<Percent>,
+    pub memory_busy: Option<Percent>,
+    pub memory_used_bytes: Option<u64>,
+    pub memory_reserved_bytes: Option<u64>,
+    pub memory_free_bytes: Option<u64>,
+    pub power_mw: Option<u64>,
+    /// Since the driver was loaded: it resets.
+    pub energy_mj: Option<u64>,
+    pub temperature_celsius: Option<i32>,
+    pub sm_clock_mhz: Option<u32>,
+    pub memory_clock_mhz: Option<u32>,
+}
+
+/// One MIG instance, or the device itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstanceReading {
+    pub id: InstanceId,
+    /// Part of the time in which a kernel ran here; `None` = not measurable.
+    pub busy: Option<Percent>,
+    pub memory_total_bytes: Option<u64>,
+    pub memory_used_bytes: Option<u64>,
+    /// What the driver keeps for itself with no process on the instance.
+    pub memory_reserved_bytes: Option<u64>,
+    /// `None` = the driver did not give a list, which is not the same as an empty one.
+    pub processes: Option<Vec<ProcessReading>>,
+}
+
+/// A process that the driver lists on an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessReading {
+    /// `None` when the process was gone before its start time could be read.
+    pub process: Option<ProcessId>,
+    pub tgid: u32,
+    pub memory_bytes: Option<u64>,
+    /// Sum over the driver's per-process SM samples that are newer than the previous tick, each
+    /// in percent: a weight among the processes of one device, not a ratio. `Some(0)` = the driver
+    /// has samples and none names this process; `None` = no answer.
+    pub sm_weight: Option<u64>,
+    /// Mean of the same samples.
+    pub sm: Option<Percent>,
+}
+
+// === CUDA ===
+
+/// What the kernel programs counted, and how much of it can be trusted.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct CudaReadings {
+    pub tracing: Tracing,
+    /// Running totals by process. A process that exited appears once more with its final counts, and
+    /// then no longer.
+    pub processes: BTreeMap<ProcessId, CudaProcess>,
+}
+
+/// Whether silence of a process is evidence.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tracing {
+    pub on: bool,
+    /// Why not, when it is not on.
+    pub reason: String,
+    pub hooks_attached: u32,
+    pub hooks_wanted: u32,
+    /// Hooks whose entry had to be taken although the kernel must single-step it.
+    pub hooks_slow: u32,
+    /// Counts or records whose attribution was lost since the agent started.
+    pub dropped: u64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaProcess {
+    pub uid: u32,
+    /// Totals of this life of the process.
+    pub counts: CudaCounts,
+    pub last_launch: Option<BootNs>,
+    /// Every libcuda that the process maps is hooked: its silence is evidence.
+    pub fully_hooked: bool,
+    /// The last thread has exited; `counts` are final.
+    pub exited: bool,
+}
+
+/// CUDA driver calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaCounts {
+    pub launches: u64,
+    pub graph_launches: u64,
+    pub allocations: u64,
+    pub allocated_bytes: u64,
+    pub failed_allocations: u64,
+    pub frees: u64,
+    pub copies: [CopyCounts; Direction::ALL.len()],
+    pub synchronizations: u64,
+    pub synchronize_wait_ns: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyCounts {
+    pub calls: u64,
+    pub bytes: u64,
+}
+
+/// Index into `CudaCounts::copies`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    HostToDevice = 0,
+    DeviceToHost = 1,
+    DeviceToDevice = 2,
+    Unknown = 3,
+    Peer = 4,
+}
+
+impl Direction {
+    pub const ALL: [Self; 5] =
+        [Self::HostToDevice, Self::DeviceToHost, Self::DeviceToDevice, Self::Unknown, Self::Peer];
+}
+
+impl CudaCounts {
+    /// What was added since `earlier`. Totals of one process never go back.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        self.combine(earlier, u64::saturating_sub)
+    }
+
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        self.combine(other, u64::saturating_add)
+    }
+
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn combine(&self, other: &Self, op: impl Fn(u64, u64) -> u64) -> Self {
+        Self {
+            launches: op(self.launches, other.launches),
+            graph_launches: op(self.graph_launches, other.graph_launches),
+            allocations: op(self.allocations, other.allocations),
+            allocated_bytes: op(self.allocated_bytes, other.allocated_bytes),
+            failed_allocations: op(self.failed_allocations, other.failed_allocations),
+            frees: op(self.frees, other.frees),
+            copies: std::array::from_fn(|index| CopyCounts {
+                calls: op(self.copies[index].calls, other.copies[index].calls),
+                bytes: op(self.copies[index].bytes, other.copies[index].bytes),
+            }),
+            synchronizations: op(self.synchronizations, other.synchronizations),
+            synchronize_wait_ns: op(self.synchronize_wait_ns, other.synchronize_wait_ns),
+        }
+    }
+}
