@@ -1,2 +1,28 @@
-//! Placeholder.
-fn main() {}
+//! Everything a developer runs. One file or folder per task; `cargo xtask --help` lists them.
+
+#![forbid(unsafe_code)]
+#![expect(clippy::print_stdout, reason = "a task talks to the person who runs it")]
+
+mod shell;
+mod tidy;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(name = "cargo xtask", about = "Everything a developer runs")]
+struct Arguments {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Check what no compiler checks: layout, module direction, dependencies, documentation.
+    Tidy,
+}
+
+fn main() -> anyhow::Result<()> {
+    match Arguments::parse().task {
+        Task::Tidy => tidy::run(),
+    }
+}
