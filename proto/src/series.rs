@@ -1,0 +1,409 @@
+//! The series that agent and collector serve alike: one list of names, one way to fill them.
+//!
+//! Device series carry `node` and `gpu_uuid` (and `mig_uuid`) only; `gleaner_gpu_info` has the rest,
+//! to join on. Tenant series carry the tenant's labels only. A scrape configuration takes these from
+//! the agents or from the collector, not from both.
+
+use std::collections::BTreeMap;
+
+use crate::exposition::{Family, Kind, Labels, Text};
+use crate::telemetry::v1::{
+    Class, CudaCounts, Device, DeviceReadings, Health, Holder, Instance, LiveUpdate, Tracing,
+    copy_counts::Direction,
+};
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Gauge, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Counter, help }
+}
+
+pub const TENANT_GPU_SECONDS: Family = counter(
+    "gleaner_tenant_gpu_seconds_total",
+    "GPU time of a tenant by share (active, held_idle, held_unknown); method says how an active share was found.",
+);
+pub const GPU_SECONDS: Family = counter(
+    "gleaner_gpu_seconds_total",
+    "GPU time of nobody by share (free, unattributed, unobserved) and reason.",
+);
+pub const TENANT_LAUNCHES: Family = counter(
+    "gleaner_tenant_cuda_launches_total",
+    "Kernel launches through the CUDA driver, counted in the Linux kernel.",
+);
+pub const TENANT_GRAPH_LAUNCHES: Family = counter(
+    "gleaner_tenant_cuda_graph_launches_total",
+    "CUDA graph launches; how many kernels a graph holds is not known.",
+);
+pub const TENANT_ALLOCATIONS: Family = counter(
+    "gleaner_tenant_cuda_allocations_total",
+    "Device memory allocations, by result (ok, failed).",
+);
+pub const TENANT_ALLOCATED_BYTES: Family = counter(
+    "gleaner_tenant_cuda_allocated_bytes_total",
+    "Bytes of successful device memory allocations.",
+);
+pub const TENANT_FREES: Family =
+    counter("gleaner_tenant_cuda_frees_total", "Successful frees of device memory.");
+pub const TENANT_COPIES: Family =
+    counter("gleaner_tenant_cuda_copies_total", "Memory copy calls, by direction.");
+pub const TENANT_COPIED_BYTES: Family =
+    counter("gleaner_tenant_cuda_copied_bytes_total", "Bytes asked to be copied, by direction.");
+pub const TENANT_SYNCHRONIZATIONS: Family =
+    counter("gleaner_tenant_cuda_synchronizations_total", "Stream, event and context waits.");
+pub const TENANT_SYNCHRONIZE_SECONDS: Family = counter(
+    "gleaner_tenant_cuda_synchronize_wait_seconds_total",
+    "Time that threads spent in stream, event and context waits.",
+);
+
+const GPU_INFO: Family = gauge("gleaner_gpu_info", "1; identity of a device, to join on gpu_uuid.");
+const BUSY: Family = gauge(
+    "gleaner_gpu_busy_ratio",
+    "Part of the last driver sample period in which a kernel ran; not a share of capacity.",
+);
+const MEMORY_BUSY: Family = gauge(
+    "gleaner_gpu_memory_busy_ratio",
+    "Part of the last driver sample period in which device memory was read or written.",
+);
+const MEMORY_TOTAL: Family = gauge("gleaner_gpu_memory_total_bytes", "Device memory.");
+const MEMORY_USED: Family =
+    gauge("gleaner_gpu_memory_used_bytes", "Device memory in use, without the reserved part.");
+const MEMORY_RESERVED: Family =
+    gauge("gleaner_gpu_memory_reserved_bytes", "Device memory that the driver keeps for itself.");
+const MEMORY_FREE: Family = gauge("gleaner_gpu_memory_free_bytes", "Device memory not in use.");
+const POWER: Family = gauge("gleaner_gpu_power_watts", "Power draw of the device.");
+const POWER_LIMIT: Family = gauge("gleaner_gpu_power_limit_watts", "Enforced power limit.");
+const ENERGY: Family = counter(
+    "gleaner_gpu_energy_joules_total",
+    "Energy since the driver was loaded; resets with the driver.",
+);
+const TEMPERATURE: Family =
+    gauge("gleaner_gpu_temperature_celsius", "Temperature of the device, by sensor.");
+const CLOCK: Family = gauge("gleaner_gpu_clock_hertz", "Clock of the device, by domain.");
+const HEALTH: Family = gauge(
+    "gleaner_gpu_health_state",
+    "1 for the state that holds (ok, degraded, hung, lost, reset_required), 0 for the others.",
+);
+const CLASS: Family = gauge(
+    "gleaner_gpu_class",
+    "1; what the instance is doing now. The other classes have no series.",
+);
+const TENANT_MEMORY: Family = gauge(
+    "gleaner_tenant_gpu_memory_bytes",
+    "Device memory that the driver lists for the processes of a tenant.",
+);
+const HOOKS_ATTACHED: Family =
+    gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.");
+const HOOKS_WANTED: Family = gauge(
+    "gleaner_tracing_hooks_wanted",
+    "CUDA driver functions that would be hooked if every library had them.",
+);
+const DROPPED: Family = counter(
+    "gleaner_tracing_dropped_total",
+    "Counts or records of the kernel side whose attribution was lost.",
+);
+
+const HEALTH_STATES: [(Health, &str); 5] = [
+    (Health::Ok, "ok"),
+    (Health::Degraded, "degraded"),
+    (Health::Hung, "hung"),
+    (Health::Lost, "lost"),
+    (Health::ResetRequired, "reset_required"),
+];
+
+/// Series of the newest readings. `updates` holds one entry per node that is not silent: a silent
+/// node has no gauges.
+pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    write_info(text, updates);
+    write_readings(text, updates);
+    write_health(text, updates);
+    write_classes(text, updates);
+    write_tenant_memory(text, updates);
+    write_tracing(text, updates);
+}
+
+/// `tenant`, and the others where they are known.
+#[must_use]
+pub fn tenant_labels(holder: &Holder) -> Labels {
+    let mut labels = Labels::new([("tenant", holder.tenant.as_str())]);
+    let optional = [
+        ("tenant_namespace", &holder.tenant_namespace),
+        ("tenant_pod", &holder.tenant_pod),
+        ("tenant_container", &holder.tenant_container),
+    ];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            labels.push(name, value);
+        }
+    }
+    labels
+}
+
+/// Running totals of CUDA calls, one entry per set of tenant labels.
+pub fn write_cuda(text: &mut Text, totals: &[(Labels, CudaCounts)]) {
+    type Count = fn(&CudaCounts) -> u64;
+    let plain: [(Family, Count); 5] = [
+        (TENANT_LAUNCHES, |it| it.launches),
+        (TENANT_GRAPH_LAUNCHES, |it| it.graph_launches),
+        (TENANT_ALLOCATED_BYTES, |it| it.allocated_bytes),
+        (TENANT_FREES, |it| it.frees),
+        (TENANT_SYNCHRONIZATIONS, |it| it.synchronizations),
+    ];
+    for (family, value) in plain {
+        text.family(family);
+        for (labels, counts) in totals {
+            text.count(labels, Some(value(counts)));
+        }
+    }
+    text.family(TENANT_SYNCHRONIZE_SECONDS);
+    for (labels, counts) in totals {
+        text.seconds(labels, u128::from(counts.synchronize_wait_ns));
+    }
+    text.family(TENANT_ALLOCATIONS);
+    for (labels, counts) in totals {
+        text.count(&labels.with("result", "ok"), Some(counts.allocations));
+        text.count(&labels.with("result", "failed"), Some(counts.failed_allocations));
+    }
+    write_copies(text, totals);
+}
+
+fn write_copies(text: &mut Text, totals: &[(Labels, CudaCounts)]) {
+    text.family(TENANT_COPIES);
+    for (labels, counts) in totals {
+        for copy in &counts.copies {
+            text.count(
+                &labels.with("direction", direction_name(copy.direction())),
+                Some(copy.calls),
+            );
+        }
+    }
+    text.family(TENANT_COPIED_BYTES);
+    for (labels, counts) in totals {
+        for copy in &counts.copies {
+            text.count(
+                &labels.with("direction", direction_name(copy.direction())),
+                Some(copy.bytes),
+            );
+        }
+    }
+}
+
+fn write_info(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    text.family(GPU_INFO);
+    for (labels, device) in devices(updates) {
+        let mut labels = labels;
+        let index = device.index.map(|it| it.to_string());
+        let optional = [
+            ("index", &index),
+            ("pci_bus_id", &device.pci_bus_id),
+            ("model", &device.model),
+            ("driver_version", &device.driver_version),
+        ];
+        for (name, value) in optional {
+            if let Some(value) = value {
+                labels.push(name, value);
+            }
+        }
+        text.count(&labels, Some(1));
+    }
+}
+
+/// One gauge or counter of `DeviceReadings`.
+type Read = fn(&DeviceReadings) -> Option<f64>;
+
+fn write_readings(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    let families: [(Family, Read); 9] = [
+        (BUSY, |it| it.busy_ratio),
+        (MEMORY_BUSY, |it| it.memory_busy_ratio),
+        (MEMORY_TOTAL, |it| it.memory_total_bytes.map(approximate)),
+        (MEMORY_USED, |it| it.memory_used_bytes.map(approximate)),
+        (MEMORY_RESERVED, |it| it.memory_reserved_bytes.map(approximate)),
+        (MEMORY_FREE, |it| it.memory_free_bytes.map(approximate)),
+        (POWER, |it| it.power_mw.map(thousandths)),
+        (POWER_LIMIT, |it| it.power_limit_mw.map(thousandths)),
+        (ENERGY, |it| it.energy_mj.map(thousandths)),
+    ];
+    for (family, read) in families {
+        text.family(family);
+        for (labels, device) in devices(updates) {
+            text.sample(&labels, device.readings.as_ref().and_then(read));
+        }
+    }
+    text.family(TEMPERATURE);
+    for (labels, device) in devices(updates) {
+        let value = device.readings.as_ref().and_then(|it| it.temperature_celsius);
+        text.sample(&labels.with("sensor", "gpu"), value.map(f64::from));
+    }
+    text.family(CLOCK);
+    for (labels, device) in devices(updates) {
+        let readings = device.readings.as_ref();
+        text.count(&labels.with("domain", "sm"), readings.and_then(|it| it.sm_clock_hz));
+        text.count(&labels.with("domain", "memory"), readings.and_then(|it| it.memory_clock_hz));
+    }
+}
+
+fn write_health(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    text.family(HEALTH);
+    for (labels, device) in devices(updates) {
+        for (state, name) in HEALTH_STATES {
+            text.count(&labels.with("state", name), Some(u64::from(device.health() == state)));
+        }
+    }
+}
+
+fn write_classes(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    text.family(CLASS);
+    for (labels, device) in devices(updates) {
+        for instance in &device.instances {
+            let labels = instance_labels(&labels, instance);
+            text.count(&labels.with("class", class_name(instance.class())), Some(1));
+        }
+    }
+}
+
+/// A tenant with a process whose memory the driver does not tell has no sum: a part of it would
+/// read as the whole.
+fn write_tenant_memory(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    let mut sums: BTreeMap<Labels, Option<u64>> = BTreeMap::new();
+    let holders = updates
+        .iter()
+        .flat_map(|(_, update)| &update.devices)
+        .flat_map(|device| &device.instances)
+        .flat_map(|instance| &instance.holders);
+    for live in holders {
+        if let Some(holder) = &live.holder {
+            let sum = sums.entry(tenant_labels(holder)).or_insert(Some(0));
+            *sum = sum.zip(live.memory_bytes).map(|(a, b)| a.saturating_add(b));
+        }
+    }
+    text.family(TENANT_MEMORY);
+    for (labels, bytes) in sums {
+        text.count(&labels, bytes);
+    }
+}
+
+fn write_tracing(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    type Count = fn(&Tracing) -> u64;
+    let families: [(Family, Count); 3] = [
+        (HOOKS_ATTACHED, |it| u64::from(it.hooks_attached)),
+        (HOOKS_WANTED, |it| u64::from(it.hooks_wanted)),
+        (DROPPED, |it| it.dropped),
+    ];
+    for (family, read) in families {
+        text.family(family);
+        for (node, update) in updates {
+            let value = update.tracing.as_ref().map(read);
+            text.count(&Labels::new([("node", *node)]), value);
+        }
+    }
+}
+
+fn devices<'a>(
+    updates: &'a [(&'a str, &'a LiveUpdate)],
+) -> impl Iterator<Item = (Labels, &'a Device)> {
+    updates.iter().flat_map(|(node, update)| {
+        update.devices.iter().map(|device| {
+            (Labels::new([("node", *node), ("gpu_uuid", device.gpu_uuid.as_str())]), device)
+        })
+    })
+}
+
+/// A device's labels, and `mig_uuid` where the instance is a part of it.
+#[must_use]
+pub fn instance_labels(device: &Labels, instance: &Instance) -> Labels {
+    instance.mig_uuid.as_deref().map_or_else(|| device.clone(), |it| device.with("mig_uuid", it))
+}
+
+/// A class as labels, messages and the client write it.
+#[must_use]
+pub fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Unspecified | Class::Unknown => "unknown",
+        Class::Free => "free",
+        Class::HeldNoProcess => "held_no_process",
+        Class::HeldNoContext => "held_no_context",
+        Class::MemoryHeld => "memory_held",
+        Class::Stalled => "stalled",
+        Class::HostBound => "host_bound",
+        Class::Active => "active",
+        Class::Down => "down",
+    }
+}
+
+/// A copy direction as labels write it.
+#[must_use]
+pub fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::HostToDevice => "host_to_device",
+        Direction::DeviceToHost => "device_to_host",
+        Direction::DeviceToDevice => "device_to_device",
+        Direction::Peer => "peer",
+        Direction::Unspecified | Direction::Unknown => "unknown",
+    }
+}
+
+/// Exact below 2^53, which neither bytes nor millijoules of one device reach.
+#[expect(clippy::cast_precision_loss, reason = "gauges and device energy; time never passes here")]
+fn approximate(value: u64) -> f64 {
+    value as f64
+}
+
+fn thousandths(value: u64) -> f64 {
+    approximate(value) / 1e3
+}
+
+#[cfg(test)]
+mod tests {
+    use super::write_live;
+    use crate::exposition::Text;
+    use crate::telemetry::v1::{
+        Class, Device, DeviceReadings, Health, Holder, Instance, LiveHolder, LiveUpdate,
+    };
+
+    fn update() -> LiveUpdate {
+        let holder = |tenant: &str| Holder { tenant: tenant.to_owned(), ..Holder::default() };
+        let live = |tenant: &str, memory_bytes| LiveHolder {
+            holder: Some(holder(tenant)),
+            memory_bytes,
+            ..LiveHolder::default()
+        };
+        LiveUpdate {
+            devices: vec![Device {
+                gpu_uuid: "GPU-1".to_owned(),
+                model: Some("X\"1".to_owned()),
+                health: Health::Ok.into(),
+                readings: Some(DeviceReadings {
+                    power_mw: Some(61_500),
+                    ..DeviceReadings::default()
+                }),
+                instances: vec![Instance {
+                    class: Class::MemoryHeld.into(),
+                    holders: vec![live("a", Some(5)), live("a", Some(6)), live("b", None)],
+                    ..Instance::default()
+                }],
+                ..Device::default()
+            }],
+            ..LiveUpdate::default()
+        }
+    }
+
+    #[test]
+    fn what_was_not_read_has_no_series() {
+        let update = update();
+        let mut text = Text::default();
+        write_live(&mut text, &[("n", &update)]);
+        let body = text.into_body();
+        assert!(
+            body.contains("gleaner_gpu_info{node=\"n\",gpu_uuid=\"GPU-1\",model=\"X\\\"1\"} 1\n")
+        );
+        assert!(body.contains("gleaner_gpu_power_watts{node=\"n\",gpu_uuid=\"GPU-1\"} 61.5\n"));
+        assert!(body.contains(
+            "gleaner_gpu_class{node=\"n\",gpu_uuid=\"GPU-1\",class=\"memory_held\"} 1\n"
+        ));
+        assert!(body.contains("gleaner_tenant_gpu_memory_bytes{tenant=\"a\"} 11\n"));
+        for absent in ["busy_ratio", "tenant=\"b\"", "energy", "hooks"] {
+            assert!(!body.contains(absent), "{absent} was not read");
+        }
+    }
+}
