@@ -123,21 +123,34 @@ pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     write_tracing(text, updates);
 }
 
-/// `tenant`, and the others where they are known.
+/// Labels of a tenant's series: `tenant`, and the others where they are known.
 #[must_use]
-pub fn tenant_labels(holder: &Holder) -> Labels {
-    let mut labels = Labels::new([("tenant", holder.tenant.as_str())]);
-    let optional = [
-        ("tenant_namespace", &holder.tenant_namespace),
-        ("tenant_pod", &holder.tenant_pod),
-        ("tenant_container", &holder.tenant_container),
-    ];
+pub fn labels_of(
+    tenant: &str,
+    namespace: Option<&str>,
+    pod: Option<&str>,
+    container: Option<&str>,
+) -> Labels {
+    let mut labels = Labels::new([("tenant", tenant)]);
+    let optional =
+        [("tenant_namespace", namespace), ("tenant_pod", pod), ("tenant_container", container)];
     for (name, value) in optional {
         if let Some(value) = value {
             labels.push(name, value);
         }
     }
     labels
+}
+
+/// As `labels_of`, of the tenant that answers for a holder.
+#[must_use]
+pub fn tenant_labels(holder: &Holder) -> Labels {
+    labels_of(
+        &holder.tenant,
+        holder.tenant_namespace.as_deref(),
+        holder.tenant_pod.as_deref(),
+        holder.tenant_container.as_deref(),
+    )
 }
 
 /// Running totals of CUDA calls, one entry per set of tenant labels.
