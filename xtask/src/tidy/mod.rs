@@ -3,8 +3,19 @@
 //! A check is pure: it takes a `Tree` and returns what is wrong, so that its own tests need no
 //! repository. Only `Tree::read` and `dependencies` touch the machine.
 
-mod module_docs;
+mod paths;
+mod source;
 mod tree;
+
+mod dependencies;
+mod documents;
+mod families;
+mod flow;
+mod layout;
+mod module_docs;
+mod purity;
+mod size;
+mod wording;
 
 use tree::Tree;
 
@@ -22,10 +33,23 @@ struct Finding {
 
 pub(crate) fn run() -> anyhow::Result<()> {
     let tree = Tree::read(&shell::root())?;
-    let findings: Vec<Finding> = [module_docs::check(&tree)].concat();
+    let findings = [
+        layout::check(&tree),
+        module_docs::check(&tree),
+        wording::check(&tree),
+        flow::check(&tree),
+        purity::check(&tree),
+        families::check(&tree),
+        documents::check(&tree),
+        dependencies::check()?,
+    ]
+    .concat();
     for it in &findings {
-        println!("{}: {}\n    {}", it.place, it.rule, it.what_to_do);
+        println!("{}\n    rule: {}\n    do:   {}", it.place, it.rule, it.what_to_do);
     }
-    anyhow::ensure!(findings.is_empty(), "tidy found {} problem(s), listed above", findings.len());
+    for (lines, path) in size::long_files(&tree) {
+        println!("note: {path} has {lines} lines: look again whether it is one thing");
+    }
+    anyhow::ensure!(findings.is_empty(), "tidy: {} finding(s), listed above", findings.len());
     Ok(())
 }
