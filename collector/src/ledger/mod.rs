@@ -1,1 +1,3 @@
-//! Placeholder.
+//! The usage ledger.
+
+pub mod totals;

@@ -1,1 +1,4 @@
-//! Placeholder.
+//! The nouns of the collector. No I/O, no serde, no protobuf.
+
+pub mod ids;
+pub mod record;

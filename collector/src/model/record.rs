@@ -1,0 +1,263 @@
+//! What a node's sealed record says, after every field was checked for form.
+//!
+//! Whether the record is right (conserves, does not overlap) is `ledger/decide.rs`'s question.
+
+use std::sync::Arc;
+
+use crate::model::ids::{Holder, InstanceId};
+
+/// Names of the classes, in the order in which sums over classes are kept.
+pub const CLASSES: [&str; 9] = [
+    "unknown",
+    "free",
+    "held_no_process",
+    "held_no_context",
+    "memory_held",
+    "stalled",
+    "host_bound",
+    "active",
+    "down",
+];
+
+/// Index of `unknown` in `CLASSES`.
+pub const CLASS_UNKNOWN: usize = 0;
+
+/// One sealed record.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Record {
+    pub boot_id: Arc<str>,
+    /// CLOCK_REALTIME at the end of the record by the node's own clock, in Unix nanoseconds. Dates
+    /// only a boot that never met this collector.
+    pub node_real_ns: i64,
+    pub kind: RecordKind,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordKind {
+    Tile(Tile),
+    Cuda(CudaActivity),
+}
+
+/// An instance's time span `[start_ns, end_ns)` in the boot-time nanoseconds of its record's boot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tile {
+    pub instance: InstanceId,
+    pub start_ns: u64,
+    pub end_ns: u64,
+    pub shares: Vec<(Share, u64)>,
+    /// Nanoseconds by class, in the order of `CLASSES`.
+    pub classes: [u64; CLASSES.len()],
+    /// Of the whole device; `None` = not readable at both ends.
+    pub energy_mj: Option<u64>,
+    /// Used bytes times seconds; `None` = not readable.
+    pub memory_byte_seconds: Option<u64>,
+}
+
+/// One exclusive part of a tile.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Share {
+    Tenant { holder: Holder, share: TenantShare, method: Option<Method> },
+    Unowned { share: UnownedShare, reason: Reason },
+}
+
+/// How a tenant has an instance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum TenantShare {
+    Active,
+    HeldIdle,
+    HeldUnknown,
+}
+
+/// How time belongs to nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum UnownedShare {
+    Free,
+    Unattributed,
+    Unobserved,
+}
+
+/// How an active share was found, strongest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Method {
+    Exclusive,
+    Measured,
+    LaunchWeighted,
+    EqualSplit,
+}
+
+/// Why time belongs to nobody. One of a fixed list, since it becomes a label: a reason that this
+/// collector does not know is `other`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reason(&'static str);
+
+/// CUDA calls of one holder in a span.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CudaActivity {
+    pub holder: Holder,
+    pub start_ns: u64,
+    pub end_ns: u64,
+    /// `None` where the holder's processes were not on exactly one device.
+    pub gpu_uuid: Option<Arc<str>>,
+    pub counts: CudaCounts,
+}
+
+/// Counts of CUDA calls, as deltas of one record or as running totals.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaCounts {
+    pub launches: u128,
+    pub graph_launches: u128,
+    pub allocations: u128,
+    pub allocated_bytes: u128,
+    pub failed_allocations: u128,
+    pub frees: u128,
+    pub synchronizations: u128,
+    pub synchronize_wait_ns: u128,
+    /// In the order of `COPY_DIRECTIONS`.
+    pub copies: [CopyCounts; COPY_DIRECTIONS.len()],
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CopyCounts {
+    pub calls: u128,
+    pub bytes: u128,
+}
+
+/// Names of the directions of a copy, in the order in which they are kept.
+pub const COPY_DIRECTIONS: [&str; 5] =
+    ["host_to_device", "device_to_host", "device_to_device", "unknown", "peer"];
+
+// === impl Tile ===
+
+impl Tile {
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        self.end_ns.saturating_sub(self.start_ns)
+    }
+}
+
+// === impl CudaCounts ===
+
+impl CudaCounts {
+    /// How many numbers `to_array` has.
+    pub const LEN: usize = 8 + 2 * COPY_DIRECTIONS.len();
+
+    /// Every count, in the order in which the ledger stores them.
+    #[must_use]
+    pub fn to_array(&self) -> [u128; Self::LEN] {
+        let mut array = [0; Self::LEN];
+        array[..8].copy_from_slice(&[
+            self.launches,
+            self.graph_launches,
+            self.allocations,
+            self.allocated_bytes,
+            self.failed_allocations,
+            self.frees,
+            self.synchronizations,
+            self.synchronize_wait_ns,
+        ]);
+        for (pair, copy) in array[8..].chunks_exact_mut(2).zip(&self.copies) {
+            pair.copy_from_slice(&[copy.calls, copy.bytes]);
+        }
+        array
+    }
+
+    /// The reverse of `to_array`.
+    #[must_use]
+    pub fn from_array(array: &[u128; Self::LEN]) -> Self {
+        let mut counts = Self {
+            launches: array[0],
+            graph_launches: array[1],
+            allocations: array[2],
+            allocated_bytes: array[3],
+            failed_allocations: array[4],
+            frees: array[5],
+            synchronizations: array[6],
+            synchronize_wait_ns: array[7],
+            ..Self::default()
+        };
+        for (copy, pair) in counts.copies.iter_mut().zip(array[8..].chunks_exact(2)) {
+            *copy = CopyCounts { calls: pair[0], bytes: pair[1] };
+        }
+        counts
+    }
+}
+
+// === impl Reason ===
+
+impl Reason {
+    /// Free time needs no reason.
+    pub const NONE: Self = Self("");
+    /// Between two tiles of one boot, where the node sent nothing.
+    pub const MISSING: Self = Self("missing");
+    /// Between the last tile of a boot and the first of the next.
+    pub const NODE_REBOOT: Self = Self("node_reboot");
+    const OTHER: Self = Self("other");
+
+    const KNOWN: [Self; 12] = [
+        Self::NONE,
+        Self::MISSING,
+        Self::NODE_REBOOT,
+        Self::OTHER,
+        Self("agent_down"),
+        Self("nvml_failed"),
+        Self("gpu_lost"),
+        Self("gpu_hung"),
+        Self("reset_required"),
+        Self("no_process_list"),
+        Self("no_holder"),
+        Self("unresolved_process"),
+    ];
+
+    #[must_use]
+    pub fn parse(text: &str) -> Self {
+        Self::KNOWN.into_iter().find(|it| it.0 == text).unwrap_or(Self::OTHER)
+    }
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.0
+    }
+}
+
+// === names ===
+
+impl TenantShare {
+    pub const ALL: [Self; 3] = [Self::Active, Self::HeldIdle, Self::HeldUnknown];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::HeldIdle => "held_idle",
+            Self::HeldUnknown => "held_unknown",
+        }
+    }
+}
+
+impl UnownedShare {
+    pub const ALL: [Self; 3] = [Self::Free, Self::Unattributed, Self::Unobserved];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Free => "free",
+            Self::Unattributed => "unattributed",
+            Self::Unobserved => "unobserved",
+        }
+    }
+}
+
+impl Method {
+    pub const ALL: [Self; 4] =
+        [Self::Exclusive, Self::Measured, Self::LaunchWeighted, Self::EqualSplit];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Measured => "measured",
+            Self::LaunchWeighted => "launch_weighted",
+            Self::EqualSplit => "equal_split",
+        }
+    }
+}
