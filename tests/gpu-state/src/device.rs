@@ -1,0 +1,144 @@
+//! What a device looks like from outside: the side of libnvidia-ml. `None` = no such device.
+
+use std::sync::atomic::Ordering;
+
+use crate::clock;
+use crate::node::{Life, Node};
+use crate::ring::{BUCKET_NS, HISTORY, Ring, bucket_of};
+use crate::slots::Slot;
+
+const MIB: u64 = 1 << 20;
+
+/// Exclusive parts: they sum to the total.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Memory {
+    pub total_bytes: u64,
+    pub reserved_bytes: u64,
+    pub used_bytes: u64,
+    pub free_bytes: u64,
+}
+
+/// A process with a context on the device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Process {
+    pub pid: u32,
+    pub memory_bytes: u64,
+}
+
+/// One process's share of the device since the asker looked last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sample {
+    pub pid: u32,
+    /// Unix time in microseconds.
+    pub timestamp_us: u64,
+    pub sm_percent: u32,
+}
+
+impl Node {
+    pub fn memory(&self, device: usize) -> Option<Memory> {
+        let scenario = self.scenario()?;
+        let gpu = scenario.gpus.get(device)?;
+        let total_bytes = gpu.memory_mib * MIB;
+        let reserved_bytes = gpu.reserved_mib * MIB;
+        let held: u64 = self.slots().map(|(slot, life)| self.held(slot, life, device)).sum();
+        let used_bytes = held.min(total_bytes.saturating_sub(reserved_bytes));
+        let free_bytes = total_bytes.saturating_sub(reserved_bytes + used_bytes);
+        Some(Memory { total_bytes, reserved_bytes, used_bytes, free_bytes })
+    }
+
+    /// The part of the sample period that is just over in which a kernel ran.
+    pub fn busy_percent(&self, device: usize) -> Option<u32> {
+        let scenario = self.scenario()?;
+        scenario.gpus.get(device)?;
+        let buckets = (scenario.sample_ms * 1_000_000 / BUCKET_NS).clamp(1, HISTORY);
+        let now = bucket_of(clock::boot_ns());
+        let ring = &self.shared().devices[device].busy;
+        Some(percent(busy(ring, now.saturating_sub(buckets), now), buckets * BUCKET_NS))
+    }
+
+    pub fn power_mw(&self, device: usize) -> Option<u64> {
+        let busy = u64::from(self.busy_percent(device)?);
+        let scenario = self.scenario()?;
+        let gpu = scenario.gpus.get(device)?;
+        Some(gpu.power_floor_mw + gpu.power_max_mw.saturating_sub(gpu.power_floor_mw) * busy / 100)
+    }
+
+    /// Since the node exists: the floor all the time, and the rest while a kernel ran.
+    pub fn energy_mj(&self, device: usize) -> Option<u64> {
+        let scenario = self.scenario()?;
+        let gpu = scenario.gpus.get(device)?;
+        let state = &self.shared().devices[device];
+        let now = clock::boot_ns();
+        let queued = state.free_at_ns.load(Ordering::Acquire).saturating_sub(now);
+        let ran = state.launched_ns.load(Ordering::Acquire).saturating_sub(queued);
+        let exists = now.saturating_sub(self.shared().created_ns.load(Ordering::Relaxed));
+        let dynamic = gpu.power_max_mw.saturating_sub(gpu.power_floor_mw);
+        let energy = millijoules(gpu.power_floor_mw, exists) + millijoules(dynamic, ran);
+        Some(state.energy_mj.fetch_max(energy, Ordering::AcqRel).max(energy))
+    }
+
+    /// Living processes with a context here that are visible from the asker's PID namespace.
+    pub fn processes(&self, device: usize) -> Option<Vec<Process>> {
+        let scenario = self.scenario()?;
+        scenario.gpus.get(device)?;
+        if !scenario.pids_visible {
+            return Some(Vec::new());
+        }
+        let listed = |(slot, life): (&Slot, Life)| match life {
+            Life::Alive(pid) if pid != 0 => {
+                let usage = &slot.devices[device];
+                let memory_bytes = usage.memory_bytes.load(Ordering::Acquire);
+                (usage.contexts.load(Ordering::Acquire) > 0)
+                    .then_some(Process { pid, memory_bytes })
+            }
+            _ => None,
+        };
+        Some(self.slots().filter_map(listed).collect())
+    }
+
+    /// One sample for each process that ran a kernel after `after_us` (Unix time in microseconds; 0 =
+    /// as far back as the driver remembers). It can name a process that is gone.
+    pub fn process_samples(&self, device: usize, after_us: u64) -> Option<Vec<Sample>> {
+        self.scenario()?.gpus.get(device)?;
+        let now = bucket_of(clock::boot_ns());
+        let epoch_us = self.shared().epoch_offset_ns.load(Ordering::Relaxed) / 1_000;
+        let after_ns = after_us.saturating_sub(epoch_us) * 1_000;
+        // The first bucket that ends after `after_us`.
+        let first = bucket_of(after_ns).max(now.saturating_sub(HISTORY));
+        let timestamp_us = |bucket: u64| epoch_us + (bucket + 1) * BUCKET_NS / 1_000;
+        let sample = |(slot, life): (&Slot, Life)| {
+            let ring = &slot.devices[device].busy;
+            let last = (first..now).rev().find(|it| ring.busy_ns(*it) > 0)?;
+            let pid = match life {
+                Life::Alive(0) => slot.pid.load(Ordering::Acquire),
+                Life::Alive(pid) | Life::Dead { pid, .. } => pid,
+                Life::Unused => return None,
+            };
+            let sm_percent = percent(busy(ring, first, now), (now - first) * BUCKET_NS);
+            Some(Sample { pid, timestamp_us: timestamp_us(last), sm_percent })
+        };
+        Some(self.slots().filter_map(sample).collect())
+    }
+
+    fn held(&self, slot: &Slot, life: Life, device: usize) -> u64 {
+        match life {
+            Life::Dead { since_ns, .. } if !self.keeps(since_ns) => 0,
+            _ => slot.devices[device].memory_bytes.load(Ordering::Acquire),
+        }
+    }
+}
+
+/// Busy nanoseconds of the buckets `[from, to)`.
+fn busy(ring: &Ring, from: u64, to: u64) -> u64 {
+    (from..to).map(|it| ring.busy_ns(it)).sum()
+}
+
+/// Rounded up: what ran at all does not show as nothing.
+fn percent(part: u64, whole: u64) -> u32 {
+    u32::try_from((part * 100).div_ceil(whole.max(1)).min(100)).expect("at most 100")
+}
+
+fn millijoules(power_mw: u64, nanoseconds: u64) -> u64 {
+    let energy = u128::from(power_mw) * u128::from(nanoseconds) / 1_000_000_000;
+    u64::try_from(energy).unwrap_or(u64::MAX)
+}

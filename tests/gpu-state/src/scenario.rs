@@ -1,0 +1,183 @@
+//! `scenario.toml`: what the simulated node is and what goes wrong on it.
+//!
+//! The libraries read it again when it changes, so a device can fall off the bus under a running
+//! agent. A file that cannot be read or parsed is a node without a driver.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// File name in the node's folder.
+pub const NAME: &str = "scenario.toml";
+
+/// A return code of NVML by its number; `nvml.h` names them.
+pub type NvmlCode = u32;
+
+/// The node. Everything has a default, so a file names only what it is about.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Scenario {
+    pub driver_version: String,
+    /// As `cuDriverGetVersion` counts: 12040 is CUDA 12.4.
+    pub cuda_version: i32,
+    /// How long the driver keeps the memory of a process that is gone.
+    pub release_ms: u64,
+    /// Device time of a launch that does not say how long it runs.
+    pub kernel_us: u64,
+    /// Device memory of a context, before the first allocation.
+    pub context_mib: u64,
+    /// The period over which `utilization.gpu` is measured; whole tenths of a second.
+    pub sample_ms: u64,
+    /// `false`: as in a container without the host's PID namespace, the process lists are silently
+    /// empty while process utilisation still names host PIDs.
+    pub pids_visible: bool,
+    /// What `nvmlInit_v2` returns instead of success.
+    pub nvml_init_fails: Option<NvmlCode>,
+    /// CUDA calls, by exported name, that fail, with the `CUresult` they return.
+    pub cuda_fails: BTreeMap<String, i32>,
+    pub gpus: Vec<Gpu>,
+}
+
+/// One device. Its index is its place in the list, and must not change while the node runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gpu {
+    pub uuid: String,
+    pub name: String,
+    pub pci_bus_id: String,
+    pub memory_mib: u64,
+    /// Kept by the driver for itself.
+    pub reserved_mib: u64,
+    /// Drawn when no kernel runs.
+    pub power_floor_mw: u64,
+    /// Drawn when a kernel runs; also the limit.
+    pub power_max_mw: u64,
+    /// `None`: the driver does not say.
+    pub numa_node: Option<u32>,
+    pub state: State,
+    /// Every NVML call about this device returns only after this time.
+    pub hang_ms: u64,
+    /// NVML calls, by exported name, that fail, with the code they return.
+    pub nvml_fails: BTreeMap<String, NvmlCode>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    #[default]
+    Ok,
+    /// Fallen off the bus.
+    Lost,
+    ResetRequired,
+}
+
+/// Why there is no scenario.
+#[derive(Debug, thiserror::Error)]
+pub enum ScenarioError {
+    #[error("cannot read the scenario: {0}")]
+    Read(std::io::Error),
+    #[error("cannot parse the scenario: {0}")]
+    Parse(toml::de::Error),
+    #[error("the scenario has {0} devices, expected at most {max}", max = crate::slots::DEVICES)]
+    TooManyDevices(usize),
+}
+
+impl Default for Scenario {
+    fn default() -> Self {
+        Self {
+            driver_version: "550.163.01".to_owned(),
+            cuda_version: 12_040,
+            release_ms: 200,
+            kernel_us: 1_000,
+            context_mib: 400,
+            sample_ms: 200,
+            pids_visible: true,
+            nvml_init_fails: None,
+            cuda_fails: BTreeMap::new(),
+            gpus: Vec::new(),
+        }
+    }
+}
+
+impl Default for Gpu {
+    fn default() -> Self {
+        Self::numbered(0)
+    }
+}
+
+impl Gpu {
+    /// A device that differs from the others of its node in what must differ.
+    #[must_use]
+    pub fn numbered(index: u32) -> Self {
+        Self {
+            uuid: format!("GPU-00000000-0000-4000-8000-{index:012x}"),
+            name: "NVIDIA H100 80GB HBM3".to_owned(),
+            pci_bus_id: format!("00000000:{:02X}:00.0", 0x10 + index),
+            memory_mib: 81_559,
+            reserved_mib: 551,
+            power_floor_mw: 70_000,
+            power_max_mw: 700_000,
+            numa_node: Some(0),
+            state: State::Ok,
+            hang_ms: 0,
+            nvml_fails: BTreeMap::new(),
+        }
+    }
+}
+
+impl Scenario {
+    /// A healthy node with this many devices.
+    #[must_use]
+    pub fn with_gpus(count: u32) -> Self {
+        Self { gpus: (0..count).map(Gpu::numbered).collect(), ..Self::default() }
+    }
+
+    pub fn read(folder: &Path) -> Result<Self, ScenarioError> {
+        let text = std::fs::read_to_string(folder.join(NAME)).map_err(ScenarioError::Read)?;
+        let scenario: Self = toml::from_str(&text).map_err(ScenarioError::Parse)?;
+        match scenario.gpus.len() {
+            count if count > crate::slots::DEVICES => Err(ScenarioError::TooManyDevices(count)),
+            _ => Ok(scenario),
+        }
+    }
+
+    /// Replaces the file as a whole, so that no library reads half of it.
+    pub fn write(&self, folder: &Path) -> std::io::Result<()> {
+        let text = toml::to_string(self).map_err(std::io::Error::other)?;
+        let next = folder.join("scenario.toml.next");
+        std::fs::write(&next, text)?;
+        std::fs::rename(next, folder.join(NAME))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gpu, Scenario, State};
+
+    #[test]
+    fn a_file_names_only_what_it_is_about() {
+        let text = "release_ms = 5\n[[gpus]]\nuuid = \"GPU-a\"\nstate = \"lost\"\n\
+                    nvml_fails = { nvmlDeviceGetPowerUsage = 3 }";
+        let scenario: Scenario = toml::from_str(text).unwrap();
+        assert_eq!(scenario.release_ms, 5);
+        assert_eq!(scenario.gpus[0].state, State::Lost);
+        assert_eq!(scenario.gpus[0].nvml_fails["nvmlDeviceGetPowerUsage"], 3);
+        assert_eq!(scenario.gpus[0].memory_mib, Gpu::default().memory_mib);
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let mut scenario = Scenario::with_gpus(3);
+        scenario.gpus[1].hang_ms = 70;
+        scenario.nvml_init_fails = Some(9);
+        let text = toml::to_string(&scenario).unwrap();
+        assert_eq!(toml::from_str::<Scenario>(&text).unwrap(), scenario);
+    }
+
+    #[test]
+    fn a_wrong_key_is_refused() {
+        let error = toml::from_str::<Scenario>("relase_ms = 5").unwrap_err().to_string();
+        assert!(error.contains("relase_ms"), "{error}");
+    }
+}
