@@ -5,7 +5,6 @@ use std::sync::atomic::Ordering;
 use crate::clock;
 use crate::node::{Life, Node};
 use crate::ring::{BUCKET_NS, HISTORY, Ring, bucket_of};
-use crate::slots::Slot;
 
 const MIB: u64 = 1 << 20;
 
@@ -84,9 +83,9 @@ impl Node {
         if !scenario.pids_visible {
             return Some(Vec::new());
         }
-        let listed = |(slot, life): (&Slot, Life)| match life {
+        let listed = |(slot, life): (usize, Life)| match life {
             Life::Alive(pid) if pid != 0 => {
-                let usage = &slot.devices[device];
+                let usage = &self.shared().usage[slot][device];
                 let memory_bytes = usage.memory_bytes.load(Ordering::Acquire);
                 (usage.contexts.load(Ordering::Acquire) > 0)
                     .then_some(Process { pid, memory_bytes })
@@ -106,11 +105,11 @@ impl Node {
         // The first bucket that ends after `after_us`.
         let first = bucket_of(after_ns).max(now.saturating_sub(HISTORY));
         let timestamp_us = |bucket: u64| epoch_us + (bucket + 1) * BUCKET_NS / 1_000;
-        let sample = |(slot, life): (&Slot, Life)| {
-            let ring = &slot.devices[device].busy;
+        let sample = |(slot, life): (usize, Life)| {
+            let ring = &self.shared().usage[slot][device].busy;
             let last = (first..now).rev().find(|it| ring.busy_ns(*it) > 0)?;
             let pid = match life {
-                Life::Alive(0) => slot.pid.load(Ordering::Acquire),
+                Life::Alive(0) => self.shared().slots[slot].pid.load(Ordering::Acquire),
                 Life::Alive(pid) | Life::Dead { pid, .. } => pid,
                 Life::Unused => return None,
             };
@@ -120,10 +119,10 @@ impl Node {
         Some(self.slots().filter_map(sample).collect())
     }
 
-    fn held(&self, slot: &Slot, life: Life, device: usize) -> u64 {
+    fn held(&self, slot: usize, life: Life, device: usize) -> u64 {
         match life {
             Life::Dead { since_ns, .. } if !self.keeps(since_ns) => 0,
-            _ => slot.devices[device].memory_bytes.load(Ordering::Acquire),
+            _ => self.shared().usage[slot][device].memory_bytes.load(Ordering::Acquire),
         }
     }
 }

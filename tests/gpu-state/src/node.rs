@@ -2,7 +2,7 @@
 
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
 
@@ -10,7 +10,7 @@ use crate::clock;
 use crate::place;
 use crate::region::Region;
 use crate::scenario::{NAME, Scenario, ScenarioError};
-use crate::slots::{SLOTS, Shared, Slot};
+use crate::slots::{SLOTS, Shared};
 
 /// The simulated node as one library in one process has it open.
 #[derive(Debug)]
@@ -18,7 +18,11 @@ pub struct Node {
     folder: PathBuf,
     region: Region,
     scenario: RwLock<Loaded>,
+    /// When `recent_scenario` last looked at the file.
+    checked_ns: AtomicU64,
 }
+
+const RECENT_NS: u64 = 100_000_000;
 
 /// Why a library has no node: to its caller, the driver is not loaded.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +69,7 @@ impl Node {
             folder: folder.to_owned(),
             region,
             scenario: RwLock::new(Loaded { modified, scenario }),
+            checked_ns: AtomicU64::new(clock::boot_ns()),
         })
     }
 
@@ -83,6 +88,16 @@ impl Node {
         scenario
     }
 
+    /// The scenario as it was at most 100 ms ago: for calls that must not cost a system call.
+    pub fn recent_scenario(&self) -> Option<Arc<Scenario>> {
+        let now = clock::boot_ns();
+        if now.saturating_sub(self.checked_ns.load(Ordering::Relaxed)) > RECENT_NS {
+            self.checked_ns.store(now, Ordering::Relaxed);
+            return self.scenario();
+        }
+        self.scenario.read().expect("nothing panics while it is held").scenario.clone()
+    }
+
     pub(crate) fn region(&self) -> &Region {
         &self.region
     }
@@ -92,10 +107,8 @@ impl Node {
     }
 
     /// Every slot that was ever used, with the life of its process.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = (&Slot, Life)> {
-        (0..SLOTS)
-            .map(|it| (&self.shared().slots[it], self.life(it)))
-            .filter(|(_, life)| *life != Life::Unused)
+    pub(crate) fn slots(&self) -> impl Iterator<Item = (usize, Life)> {
+        (0..SLOTS).map(|it| (it, self.life(it))).filter(|(_, life)| *life != Life::Unused)
     }
 
     pub(crate) fn life(&self, slot: usize) -> Life {
@@ -111,7 +124,7 @@ impl Node {
         match self.region.owner(slot) {
             Some(visible) => Life::Alive(visible),
             None if pid == std::process::id() => Life::Alive(pid),
-            None => self.bury(state, pid),
+            None => self.bury(slot, pid),
         }
     }
 
@@ -122,11 +135,12 @@ impl Node {
     }
 
     /// The first to see that a process is gone decides when that was.
-    fn bury(&self, state: &Slot, pid: u32) -> Life {
+    fn bury(&self, slot: usize, pid: u32) -> Life {
         let now = clock::boot_ns();
-        match state.dead_since_ns.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
+        let dead_since = &self.shared().slots[slot].dead_since_ns;
+        match dead_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => {
-                self.cancel(state, now);
+                self.cancel(slot, now);
                 Life::Dead { pid, since_ns: now }
             }
             Err(since_ns) => Life::Dead { pid, since_ns },

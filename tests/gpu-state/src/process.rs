@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::clock;
 use crate::node::{Life, Node};
-use crate::slots::{Slot, Usage};
+use crate::slots::Usage;
 
 /// A kernel runs at most this long; a longer one is cut, because its busy time must fit the ring.
 const KERNEL_NS_MAX: u64 = 5_000_000_000;
@@ -124,8 +124,8 @@ impl Node {
     }
 
     /// Drops what a process that is gone had queued after `now`, as a driver does.
-    pub(crate) fn cancel(&self, slot: &Slot, now: u64) {
-        for (usage, device) in slot.devices.iter().zip(&self.shared().devices) {
+    pub(crate) fn cancel(&self, slot: usize, now: u64) {
+        for (usage, device) in self.shared().usage[slot].iter().zip(&self.shared().devices) {
             if usage.queued_until_ns.load(Ordering::Acquire) <= now {
                 continue;
             }
@@ -140,6 +140,6 @@ impl Node {
     }
 
     fn usage(&self, seat: Seat, device: usize) -> &Usage {
-        &self.shared().slots[seat.0].devices[device]
+        &self.shared().usage[seat.0][device]
     }
 }

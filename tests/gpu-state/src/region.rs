@@ -80,7 +80,7 @@ impl Region {
         let found = (0..SLOTS).find(|slot| usable(*slot));
         if let Some(slot) = found {
             lock(&self.file, libc::F_SETLK, libc::F_WRLCK, byte(slot))?;
-            self.shared().slots[slot].reset();
+            self.shared().reset(slot);
             self.shared().slots[slot].pid.store(std::process::id(), Ordering::Release);
         }
         lock(&self.file, libc::F_SETLK, libc::F_UNLCK, ADMIN_BYTE)?;

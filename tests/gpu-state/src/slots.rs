@@ -21,7 +21,9 @@ pub(crate) struct Shared {
     /// CLOCK_REALTIME minus CLOCK_BOOTTIME at that moment. Fixed, so that one sample keeps one time.
     pub(crate) epoch_offset_ns: AtomicU64,
     pub(crate) devices: [Device; DEVICES],
+    /// Apart from what they use, so that looking who is there touches few pages.
     pub(crate) slots: [Slot; SLOTS],
+    pub(crate) usage: [[Usage; DEVICES]; SLOTS],
 }
 
 #[derive(Debug)]
@@ -46,7 +48,6 @@ pub(crate) struct Slot {
     _pad: u32,
     /// When somebody first saw that the owner is gone; 0 = not seen.
     pub(crate) dead_since_ns: AtomicU64,
-    pub(crate) devices: [Usage; DEVICES],
 }
 
 /// What one process has on one device.
@@ -61,10 +62,10 @@ pub(crate) struct Usage {
     pub(crate) busy: Ring,
 }
 
-impl Slot {
-    /// Empties the slot for its next owner.
-    pub(crate) fn reset(&self) {
-        for usage in &self.devices {
+impl Shared {
+    /// Empties a slot for its next owner.
+    pub(crate) fn reset(&self, slot: usize) {
+        for usage in &self.usage[slot] {
             for word in
                 [&usage.contexts, &usage.memory_bytes, &usage.launches, &usage.queued_until_ns]
             {
@@ -72,6 +73,6 @@ impl Slot {
             }
             usage.busy.clear();
         }
-        self.dead_since_ns.store(0, Ordering::Release);
+        self.slots[slot].dead_since_ns.store(0, Ordering::Release);
     }
 }

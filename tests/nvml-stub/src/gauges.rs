@@ -1,0 +1,188 @@
+//! Calls about how a device is doing now.
+#![expect(unsafe_code, reason = "exports a C ABI")]
+
+use std::ffi::{c_int, c_uint, c_ulonglong};
+
+use nvml_wrapper_sys::bindings::{
+    nvmlClockType_enum_NVML_CLOCK_MEM, nvmlClockType_t, nvmlDevice_t, nvmlFieldValue_t,
+    nvmlMemory_t, nvmlMemory_v2_t, nvmlPstates_t, nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU,
+    nvmlTemperatureSensors_t, nvmlUtilization_t,
+};
+
+use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN, VERSION_MISMATCH};
+use crate::out::store;
+use crate::session::about;
+
+/// Size and version as `NVML_STRUCT_VERSION(Memory, 2)` puts them into one word.
+const MEMORY_V2: usize = size_of::<nvmlMemory_v2_t>() | (2 << 24);
+
+const MEMORY_CLOCK_MHZ: c_uint = 2_619;
+const SM_CLOCK_BUSY_MHZ: c_uint = 1_980;
+const SM_CLOCK_IDLE_MHZ: c_uint = 345;
+
+/// Reserved memory counts as used here; the second version tells them apart.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_t,
+) -> Code {
+    about("nvmlDeviceGetMemoryInfo", device, |it| {
+        let Some(now) = it.node.memory(it.index) else { return UNKNOWN };
+        let used = now.used_bytes + now.reserved_bytes;
+        // SAFETY: nvml.h asks the caller for one structure.
+        unsafe {
+            store(memory, nvmlMemory_t { total: now.total_bytes, free: now.free_bytes, used })
+        }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
+    device: nvmlDevice_t,
+    memory: *mut nvmlMemory_v2_t,
+) -> Code {
+    about("nvmlDeviceGetMemoryInfo_v2", device, |it| {
+        if memory.is_null() {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: not null, and nvml.h asks the caller for one structure with its version filled in.
+        let version = unsafe { (*memory).version };
+        if usize::try_from(version) != Ok(MEMORY_V2) {
+            return VERSION_MISMATCH;
+        }
+        let Some(now) = it.node.memory(it.index) else { return UNKNOWN };
+        let answer = nvmlMemory_v2_t {
+            version,
+            total: now.total_bytes,
+            reserved: now.reserved_bytes,
+            free: now.free_bytes,
+            used: now.used_bytes,
+        };
+        // SAFETY: as above.
+        unsafe { store(memory, answer) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
+    device: nvmlDevice_t,
+    utilization: *mut nvmlUtilization_t,
+) -> Code {
+    about("nvmlDeviceGetUtilizationRates", device, |it| {
+        let Some(gpu) = it.node.busy_percent(it.index) else { return UNKNOWN };
+        // SAFETY: nvml.h asks the caller for one structure.
+        unsafe { store(utilization, nvmlUtilization_t { gpu, memory: gpu / 2 }) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> Code {
+    about("nvmlDeviceGetPowerUsage", device, |it| {
+        let Some(now) = it.node.power_mw(it.index) else { return UNKNOWN };
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(power, milliwatts(now)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(
+    device: nvmlDevice_t,
+    limit: *mut c_uint,
+) -> Code {
+    about("nvmlDeviceGetEnforcedPowerLimit", device, |it| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(limit, milliwatts(it.gpu().power_max_mw)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(
+    device: nvmlDevice_t,
+    limit: *mut c_uint,
+) -> Code {
+    about("nvmlDeviceGetPowerManagementLimit", device, |it| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(limit, milliwatts(it.gpu().power_max_mw)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
+    device: nvmlDevice_t,
+    energy: *mut c_ulonglong,
+) -> Code {
+    about("nvmlDeviceGetTotalEnergyConsumption", device, |it| {
+        let Some(now) = it.node.energy_mj(it.index) else { return UNKNOWN };
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(energy, now) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetTemperature(
+    device: nvmlDevice_t,
+    sensor: nvmlTemperatureSensors_t,
+    celsius: *mut c_uint,
+) -> Code {
+    about("nvmlDeviceGetTemperature", device, |it| {
+        if sensor != nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU {
+            return INVALID_ARGUMENT;
+        }
+        let Some(busy) = it.node.busy_percent(it.index) else { return UNKNOWN };
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(celsius, 32 + busy * 2 / 5) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetClockInfo(
+    device: nvmlDevice_t,
+    domain: nvmlClockType_t,
+    mhz: *mut c_uint,
+) -> Code {
+    about("nvmlDeviceGetClockInfo", device, |it| {
+        let Some(busy) = it.node.busy_percent(it.index) else { return UNKNOWN };
+        let now = match busy {
+            _ if domain == nvmlClockType_enum_NVML_CLOCK_MEM => MEMORY_CLOCK_MHZ,
+            0 => SM_CLOCK_IDLE_MHZ,
+            _ => SM_CLOCK_BUSY_MHZ,
+        };
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(mhz, now) }
+    })
+}
+
+/// The state of highest performance: compute devices stay there.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetPerformanceState(
+    device: nvmlDevice_t,
+    state: *mut nvmlPstates_t,
+) -> Code {
+    about("nvmlDeviceGetPerformanceState", device, |_| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(state, 0) }
+    })
+}
+
+/// Knows no field: each one says so for itself, as an old driver does.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetFieldValues(
+    device: nvmlDevice_t,
+    count: c_int,
+    values: *mut nvmlFieldValue_t,
+) -> Code {
+    about("nvmlDeviceGetFieldValues", device, |_| {
+        let Some(count) = usize::try_from(count).ok().filter(|_| !values.is_null()) else {
+            return INVALID_ARGUMENT;
+        };
+        // SAFETY: nvml.h asks the caller for `count` structures.
+        for value in unsafe { std::slice::from_raw_parts_mut(values, count) } {
+            value.nvmlReturn = NOT_SUPPORTED;
+        }
+        if count == 0 { INVALID_ARGUMENT } else { SUCCESS }
+    })
+}
+
+fn milliwatts(value: u64) -> c_uint {
+    c_uint::try_from(value).unwrap_or(c_uint::MAX)
+}

@@ -1,0 +1,195 @@
+//! Calls about what a device is.
+#![expect(unsafe_code, reason = "exports a C ABI")]
+
+use std::ffi::{c_char, c_int, c_uint, c_ulong};
+
+use nvml_wrapper_sys::bindings::{
+    NVML_DEVICE_ARCH_HOPPER, nvmlAffinityScope_t, nvmlBrandType_enum_NVML_BRAND_NVIDIA,
+    nvmlBrandType_t, nvmlDevice_t, nvmlDeviceArchitecture_t, nvmlGpmSupport_t, nvmlPciInfo_t,
+};
+
+use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN};
+use crate::out::{store, store_text};
+use crate::session::about;
+
+/// An H100 by its PCI identifier.
+const PCI_DEVICE_ID: c_uint = 0x2330_10de;
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetUUID(
+    device: nvmlDevice_t,
+    uuid: *mut c_char,
+    length: c_uint,
+) -> Code {
+    about("nvmlDeviceGetUUID", device, |it| {
+        // SAFETY: nvml.h asks the caller for `length` bytes.
+        unsafe { store_text(uuid, length, &it.gpu().uuid) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetName(
+    device: nvmlDevice_t,
+    name: *mut c_char,
+    length: c_uint,
+) -> Code {
+    about("nvmlDeviceGetName", device, |it| {
+        // SAFETY: nvml.h asks the caller for `length` bytes.
+        unsafe { store_text(name, length, &it.gpu().name) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> Code {
+    about("nvmlDeviceGetIndex", device, |it| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(index, number(it.index)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetMinorNumber(device: nvmlDevice_t, minor: *mut c_uint) -> Code {
+    about("nvmlDeviceGetMinorNumber", device, |it| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(minor, number(it.index)) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
+    device: nvmlDevice_t,
+    pci: *mut nvmlPciInfo_t,
+) -> Code {
+    about("nvmlDeviceGetPciInfo_v3", device, |it| {
+        let Some(info) = pci_info(&it.gpu().pci_bus_id) else { return UNKNOWN };
+        // SAFETY: nvml.h asks the caller for one structure.
+        unsafe { store(pci, info) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetBrand(device: nvmlDevice_t, brand: *mut nvmlBrandType_t) -> Code {
+    about("nvmlDeviceGetBrand", device, |_| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(brand, nvmlBrandType_enum_NVML_BRAND_NVIDIA) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetArchitecture(
+    device: nvmlDevice_t,
+    architecture: *mut nvmlDeviceArchitecture_t,
+) -> Code {
+    about("nvmlDeviceGetArchitecture", device, |_| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(architecture, NVML_DEVICE_ARCH_HOPPER) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
+    device: nvmlDevice_t,
+    major: *mut c_int,
+    minor: *mut c_int,
+) -> Code {
+    about("nvmlDeviceGetCudaComputeCapability", device, |_| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        if unsafe { store(major, 9) } != SUCCESS {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: as above.
+        unsafe { store(minor, 0) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetNumaNodeId(device: nvmlDevice_t, node: *mut c_uint) -> Code {
+    about("nvmlDeviceGetNumaNodeId", device, |it| match it.gpu().numa_node {
+        // SAFETY: nvml.h asks the caller for one integer.
+        Some(number) => unsafe { store(node, number) },
+        None => NOT_SUPPORTED,
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetMemoryAffinity(
+    device: nvmlDevice_t,
+    length: c_uint,
+    nodes: *mut c_ulong,
+    _scope: nvmlAffinityScope_t,
+) -> Code {
+    about("nvmlDeviceGetMemoryAffinity", device, |it| match it.gpu().numa_node {
+        Some(0..64) if length == 0 => INVALID_ARGUMENT,
+        // SAFETY: nvml.h asks the caller for `length` words, which is at least one.
+        Some(number @ 0..64) => unsafe { store(nodes, 1 << number) },
+        Some(_) | None => NOT_SUPPORTED,
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetMigMode(
+    device: nvmlDevice_t,
+    current: *mut c_uint,
+    pending: *mut c_uint,
+) -> Code {
+    about("nvmlDeviceGetMigMode", device, |_| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        if unsafe { store(current, 0) } != SUCCESS {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: as above.
+        unsafe { store(pending, 0) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceIsMigDeviceHandle(
+    device: nvmlDevice_t,
+    is_mig: *mut c_uint,
+) -> Code {
+    about("nvmlDeviceIsMigDeviceHandle", device, |_| {
+        // SAFETY: nvml.h asks the caller for one integer.
+        unsafe { store(is_mig, 0) }
+    })
+}
+
+/// No profiling counters: what needs them must show as absent.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlGpmQueryDeviceSupport(
+    device: nvmlDevice_t,
+    support: *mut nvmlGpmSupport_t,
+) -> Code {
+    about("nvmlGpmQueryDeviceSupport", device, |_| {
+        // SAFETY: nvml.h asks the caller for one structure.
+        unsafe { store(support, nvmlGpmSupport_t { version: 1, isSupportedDevice: 0 }) }
+    })
+}
+
+fn number(index: usize) -> c_uint {
+    c_uint::try_from(index).expect("a node has few devices")
+}
+
+/// `None` for a bus id that is not `DOMAIN:BUS:DEVICE.FUNCTION` in hexadecimal.
+fn pci_info(bus_id: &str) -> Option<nvmlPciInfo_t> {
+    let hex = |text: &str| c_uint::from_str_radix(text, 16).ok();
+    let mut parts = bus_id.split([':', '.']);
+    let (domain, bus, slot) = (hex(parts.next()?)?, hex(parts.next()?)?, hex(parts.next()?)?);
+    Some(nvmlPciInfo_t {
+        busIdLegacy: padded(&format!("{domain:04X}:{bus:02X}:{slot:02X}.0")),
+        domain,
+        bus,
+        device: slot,
+        pciDeviceId: PCI_DEVICE_ID,
+        pciSubSystemId: PCI_DEVICE_ID,
+        busId: padded(bus_id),
+    })
+}
+
+/// Cut to leave a terminating zero.
+fn padded<const N: usize>(text: &str) -> [c_char; N] {
+    let mut out = [0; N];
+    for (to, from) in out[..N - 1].iter_mut().zip(text.bytes()) {
+        *to = from.cast_signed();
+    }
+    out
+}

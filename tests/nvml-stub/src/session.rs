@@ -1,0 +1,143 @@
+//! Which node this library shows, whether it is initialised, and what stands between a call and its
+//! answer: the failures and delays that the scenario orders.
+
+use std::ffi::c_void;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use gpu_state::node::Node;
+use gpu_state::scenario::{Gpu, Scenario, State};
+use nvml_wrapper_sys::bindings::nvmlDevice_t;
+
+use crate::codes::{
+    Code, DRIVER_NOT_LOADED, GPU_IS_LOST, INVALID_ARGUMENT, RESET_REQUIRED, SUCCESS, UNINITIALIZED,
+    UNKNOWN,
+};
+
+static SESSION: Mutex<Session> = Mutex::new(Session { users: 0, node: None });
+
+/// How often a hanging call looks whether it still has to.
+const HANG_STEP: Duration = Duration::from_millis(10);
+
+/// Handles are not null and not small, so that an index given as a handle is refused.
+const FIRST_HANDLE: usize = 0x7000;
+
+#[derive(Debug)]
+struct Session {
+    /// `nvmlInit` calls without their `nvmlShutdown`.
+    users: u32,
+    /// Opened by the first `nvmlInit` that finds a scenario, and never closed.
+    node: Option<Arc<Node>>,
+}
+
+/// One device, as one call sees it.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) node: Arc<Node>,
+    pub(crate) scenario: Arc<Scenario>,
+    pub(crate) index: usize,
+}
+
+impl Target {
+    pub(crate) fn gpu(&self) -> &Gpu {
+        &self.scenario.gpus[self.index]
+    }
+}
+
+pub(crate) fn init() -> Code {
+    let mut session = SESSION.lock().expect("nothing panics while it is held");
+    if session.node.is_none() {
+        session.node = Node::beside(init as *const c_void).ok().map(Arc::new);
+    }
+    let Some(scenario) = session.node.as_deref().and_then(Node::scenario) else {
+        return DRIVER_NOT_LOADED;
+    };
+    if let Some(code) = scenario.nvml_init_fails {
+        return code;
+    }
+    session.users += 1;
+    SUCCESS
+}
+
+pub(crate) fn shutdown() -> Code {
+    let mut session = SESSION.lock().expect("nothing panics while it is held");
+    if session.users == 0 {
+        return UNINITIALIZED;
+    }
+    session.users -= 1;
+    SUCCESS
+}
+
+/// A call about the node.
+pub(crate) fn about_node(answer: impl FnOnce(&Scenario) -> Code) -> Code {
+    match opened() {
+        Ok((_, scenario)) => answer(&scenario),
+        Err(code) => code,
+    }
+}
+
+/// A call about a device, under its exported name.
+pub(crate) fn about(
+    call: &str,
+    device: nvmlDevice_t,
+    answer: impl FnOnce(&Target) -> Code,
+) -> Code {
+    let (node, scenario) = match opened() {
+        Ok(it) => it,
+        Err(code) => return code,
+    };
+    let Some(index) = device.addr().checked_sub(FIRST_HANDLE) else { return INVALID_ARGUMENT };
+    if scenario.gpus.get(index).is_none() {
+        return INVALID_ARGUMENT;
+    }
+    let target = Target { node, scenario, index };
+    hang(&target);
+    match refusal(call, target.gpu()) {
+        Some(code) => code,
+        None => answer(&target),
+    }
+}
+
+/// The handle of a device, unless the device does not answer.
+pub(crate) fn handle(call: &str, find: impl Fn(&Gpu, usize) -> bool) -> Result<nvmlDevice_t, Code> {
+    let (_, scenario) = opened()?;
+    let index = scenario.gpus.iter().enumerate().position(|(index, gpu)| find(gpu, index));
+    let index = index.ok_or(crate::codes::NOT_FOUND)?;
+    match refusal(call, &scenario.gpus[index]) {
+        Some(code) => Err(code),
+        None => Ok(std::ptr::without_provenance_mut(FIRST_HANDLE + index)),
+    }
+}
+
+fn opened() -> Result<(Arc<Node>, Arc<Scenario>), Code> {
+    let session = SESSION.lock().expect("nothing panics while it is held");
+    if session.users == 0 {
+        return Err(UNINITIALIZED);
+    }
+    let node = session.node.clone().ok_or(UNINITIALIZED)?;
+    drop(session);
+    let scenario = node.scenario().ok_or(UNKNOWN)?;
+    Ok((node, scenario))
+}
+
+fn refusal(call: &str, gpu: &Gpu) -> Option<Code> {
+    match gpu.state {
+        State::Lost => Some(GPU_IS_LOST),
+        State::ResetRequired => Some(RESET_REQUIRED),
+        State::Ok => gpu.nvml_fails.get(call).copied(),
+    }
+}
+
+/// Waits as long as the scenario says, or until it no longer says so.
+fn hang(target: &Target) {
+    let mut waited = Duration::ZERO;
+    while waited < Duration::from_millis(hang_ms(target)) {
+        std::thread::sleep(HANG_STEP);
+        waited += HANG_STEP;
+    }
+}
+
+fn hang_ms(target: &Target) -> u64 {
+    let scenario = target.node.scenario();
+    scenario.and_then(|it| it.gpus.get(target.index).map(|gpu| gpu.hang_ms)).unwrap_or(0)
+}
