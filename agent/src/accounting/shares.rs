@@ -1,0 +1,167 @@
+//! Whose the time of one watched span is.
+//!
+//! Active time goes to everyone who was listed at either end, because a process may start or end
+//! inside the span; idle time goes to those who were there at the start.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::accounting::Span;
+use crate::attribution::{launches_between, total};
+use crate::model::ids::{Holder, ProcessId};
+use crate::model::readings::ProcessReading;
+use crate::model::units::split;
+use crate::model::usage::{Method, Reason, Share};
+
+/// Processes of one holder on the instance; all unresolved processes are one party together.
+#[derive(Debug, Default)]
+struct Party {
+    processes: BTreeSet<ProcessId>,
+    /// Somebody was listed without a start time: his launches cannot be looked up.
+    nameless: bool,
+    /// Listed at the start of the span.
+    present: bool,
+    /// SM samples of the span; `None` when those of any process are missing.
+    sm_weight: Option<u64>,
+    launches: Option<u64>,
+}
+
+type Shares = BTreeMap<Share, u64>;
+
+/// The shares of a watched span; they sum to its length.
+pub(super) fn of(span: &Span<'_>) -> Shares {
+    let parties = parties(span);
+    let mut shares = Shares::new();
+    match span.next.instance.busy {
+        Some(busy) => {
+            let active = busy.of(span.length());
+            add_active(&mut shares, &parties, active);
+            add_held(&mut shares, &parties, span.length() - active, Share::HeldIdle);
+        }
+        None => add_held(&mut shares, &parties, span.length(), Share::HeldUnknown),
+    }
+    shares
+}
+
+fn add(shares: &mut Shares, share: Share, nanoseconds: u64) {
+    *shares.entry(share).or_default() += nanoseconds;
+}
+
+fn add_active(shares: &mut Shares, parties: &BTreeMap<Option<Holder>, Party>, active: u64) {
+    if active == 0 {
+        return;
+    }
+    if parties.is_empty() {
+        return add(shares, Share::Unattributed(Reason::NoHolder), active);
+    }
+    let (method, weights) = weigh(parties);
+    for (owner, part) in parties.keys().zip(split(active, &weights)) {
+        let share = match owner {
+            Some(holder) => Share::Active(holder.clone(), method),
+            None => Share::Unattributed(Reason::UnresolvedProcess),
+        };
+        add(shares, share, part);
+    }
+}
+
+/// The strongest evidence that tells all parties apart.
+fn weigh(parties: &BTreeMap<Option<Holder>, Party>) -> (Method, Vec<u64>) {
+    if parties.len() == 1 {
+        return (Method::Exclusive, vec![1]);
+    }
+    let known = |weight: fn(&Party) -> Option<u64>| -> Option<Vec<u64>> {
+        let weights: Vec<u64> = parties.values().map(weight).collect::<Option<_>>()?;
+        weights.iter().any(|it| *it > 0).then_some(weights)
+    };
+    if let Some(weights) = known(|it| it.sm_weight) {
+        (Method::Measured, weights)
+    } else if let Some(weights) = known(|it| it.launches) {
+        (Method::LaunchWeighted, weights)
+    } else {
+        (Method::EqualSplit, vec![1; parties.len()])
+    }
+}
+
+/// Time in which no kernel ran, or nobody knows whether one did, in equal parts to those who were
+/// there at the start.
+fn add_held(
+    shares: &mut Shares,
+    parties: &BTreeMap<Option<Holder>, Party>,
+    held: u64,
+    share_of: fn(Holder) -> Share,
+) {
+    let present: Vec<&Option<Holder>> =
+        parties.iter().filter(|(_, it)| it.present).map(|(owner, _)| owner).collect();
+    if present.is_empty() {
+        return if held > 0 {
+            add(shares, Share::Free, held)
+        };
+    }
+    for (owner, part) in present.iter().zip(split(held, &vec![1; present.len()])) {
+        let share = match owner {
+            Some(holder) => share_of(holder.clone()),
+            None => Share::Unattributed(Reason::UnresolvedProcess),
+        };
+        add(shares, share, part);
+    }
+}
+
+/// Everyone who is listed at either end; the key `None` is whoever could not be resolved.
+fn parties(span: &Span<'_>) -> BTreeMap<Option<Holder>, Party> {
+    let mut parties: BTreeMap<Option<Holder>, Party> = BTreeMap::new();
+    for process in span.previous.processes {
+        let party = parties.entry(holder_of(span, process.process)).or_default();
+        party.present = true;
+        party.note(process.process);
+    }
+    for process in span.next.processes {
+        let id = process.process.or_else(|| listed_before(span, process.tgid));
+        parties.entry(holder_of(span, id)).or_default().note(id);
+    }
+    for party in parties.values_mut() {
+        party.weigh(span);
+    }
+    parties
+}
+
+/// A process that the driver still lists after it has gone from `/proc` is the one listed before.
+fn listed_before(span: &Span<'_>, tgid: u32) -> Option<ProcessId> {
+    span.previous.processes.iter().find(|it| it.tgid == tgid)?.process
+}
+
+/// By either tick: a process is often resolved only at one of them.
+fn holder_of(span: &Span<'_>, process: Option<ProcessId>) -> Option<Holder> {
+    let process = process?;
+    let [previous, next] = [span.previous, span.next].map(|it| it.readings.holders.get(&process));
+    next.or(previous).cloned()
+}
+
+// === impl Party ===
+
+impl Party {
+    fn note(&mut self, process: Option<ProcessId>) {
+        match process {
+            Some(id) => self.processes.extend([id]),
+            None => self.nameless = true,
+        }
+    }
+
+    fn weigh(&mut self, span: &Span<'_>) {
+        if self.nameless {
+            return;
+        }
+        let sample = |id: &ProcessId| listed(span.next.processes, *id)?.sm_weight;
+        let launched = |id: &ProcessId| {
+            launches_between(Some(span.previous.readings), span.next.readings, *id)
+        };
+        self.sm_weight = total(self.processes.iter().map(sample));
+        self.launches = total(self.processes.iter().map(launched));
+    }
+}
+
+/// By process where the list has its start time, else by the number alone.
+fn listed(processes: &[ProcessReading], id: ProcessId) -> Option<&ProcessReading> {
+    processes.iter().find(|it| match it.process {
+        Some(process) => process == id,
+        None => it.tgid == id.tgid,
+    })
+}

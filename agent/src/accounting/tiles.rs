@@ -1,0 +1,153 @@
+//! Slices joined into tiles: adding never changes a sum.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::model::ids::{Holder, InstanceId};
+use crate::model::units::BootNs;
+use crate::model::usage::{MemoryIntegral, Share, Tile};
+
+/// The longest tile. The collector cuts tiles at hours and refuses longer ones.
+pub const LONGEST_NS: u64 = 3_600_000_000_000;
+
+/// A tile is not closed for a change of holders before it is this long, so that tenants who come
+/// and go many times in a second do not write as many records.
+const SHORTEST_NS: u64 = 1_000_000_000;
+
+/// The tile of each instance that still grows.
+#[derive(Clone, Debug, Default)]
+pub struct OpenTiles {
+    open: BTreeMap<InstanceId, Tile>,
+    /// Closed already, in the order of closing; handed out by the next `close`.
+    closed: Vec<Tile>,
+}
+
+// === impl OpenTiles ===
+
+impl OpenTiles {
+    /// Takes in a slice or an unobserved span of any length.
+    pub fn add(&mut self, tile: Tile) {
+        for piece in pieces(tile) {
+            self.add_piece(piece);
+        }
+    }
+
+    /// Tiles that are `length` long at `at`, or that ended because their holders changed.
+    pub fn close(&mut self, at: BootNs, length: Duration) -> Vec<Tile> {
+        let length = u64::try_from(length.as_nanos()).unwrap_or(u64::MAX);
+        let due: Vec<InstanceId> = self
+            .open
+            .iter()
+            .filter(|(_, it)| at.since(it.start) >= length)
+            .map(|(id, _)| id.clone())
+            .collect();
+        let due: Vec<Tile> = due.iter().filter_map(|id| self.open.remove(id)).collect();
+        due.into_iter().for_each(|it| self.finish(it));
+        std::mem::take(&mut self.closed)
+    }
+
+    pub fn close_all(&mut self) -> Vec<Tile> {
+        for tile in std::mem::take(&mut self.open).into_values() {
+            self.finish(tile);
+        }
+        std::mem::take(&mut self.closed)
+    }
+
+    fn add_piece(&mut self, piece: Tile) {
+        if let Some(open) = self.open.get_mut(&piece.id)
+            && joins(open, &piece)
+            && open.merge(&piece)
+        {
+            return;
+        }
+        if let Some(ended) = self.open.insert(piece.id.clone(), piece) {
+            self.finish(ended);
+        }
+    }
+
+    fn finish(&mut self, mut tile: Tile) {
+        tile.shares.retain(|_, nanoseconds| *nanoseconds > 0);
+        if tile.span() > 0 {
+            self.closed.push(tile);
+        }
+    }
+}
+
+fn joins(open: &Tile, next: &Tile) -> bool {
+    let fits = next.end.since(open.start) <= LONGEST_NS;
+    fits && (open.span() < SHORTEST_NS || (holders(open) == holders(next) && alike(open, next)))
+}
+
+/// Whether the sum loses nothing that only one of them knows: an unknown part makes the whole
+/// unknown.
+pub(crate) fn alike(a: &Tile, b: &Tile) -> bool {
+    a.energy_mj.is_some() == b.energy_mj.is_some() && a.memory.is_some() == b.memory.is_some()
+}
+
+pub(crate) fn holders(tile: &Tile) -> BTreeSet<&Holder> {
+    tile.shares.keys().filter_map(Share::holder).collect()
+}
+
+/// Only unobserved spans are longer than a tile may be, and they have one share and one class.
+fn pieces(tile: Tile) -> Vec<Tile> {
+    let whole = tile.span() <= LONGEST_NS || tile.shares.len() != 1 || tile.classes.len() != 1;
+    if whole {
+        return vec![tile];
+    }
+    let mut pieces = Vec::new();
+    let mut start = tile.start;
+    while start < tile.end {
+        let end = tile.end.min(start + LONGEST_NS);
+        let mut piece = Tile { start, end, energy_mj: None, memory: None, ..tile.clone() };
+        piece.shares.values_mut().for_each(|it| *it = end.since(start));
+        piece.classes.values_mut().for_each(|it| *it = end.since(start));
+        pieces.push(piece);
+        start = end;
+    }
+    pieces
+}
+
+// === impl Tile ===
+
+impl Tile {
+    /// Takes in the tile that follows this one. `false`, and nothing is changed, where it does not
+    /// follow: another instance, a gap, an overlap.
+    #[must_use]
+    pub fn merge(&mut self, next: &Self) -> bool {
+        if self.id != next.id || self.end != next.start {
+            return false;
+        }
+        self.end = next.end;
+        for (share, nanoseconds) in &next.shares {
+            *self.shares.entry(share.clone()).or_default() += nanoseconds;
+        }
+        for (class, nanoseconds) in &next.classes {
+            *self.classes.entry(*class).or_default() += nanoseconds;
+        }
+        self.energy_mj = self.energy_mj.zip(next.energy_mj).map(|(a, b)| a.saturating_add(b));
+        self.memory = self.memory.zip(next.memory).map(|(a, b)| a.plus(b));
+        true
+    }
+}
+
+impl MemoryIntegral {
+    fn plus(self, next: Self) -> Self {
+        Self {
+            byte_ns: self.byte_ns.saturating_add(next.byte_ns),
+            peak_bytes: self.peak_bytes.max(next.peak_bytes),
+        }
+    }
+}
+
+impl Share {
+    /// Whose it is; `None` = nobody's.
+    #[must_use]
+    pub fn holder(&self) -> Option<&Holder> {
+        match self {
+            Self::Active(holder, _) | Self::HeldIdle(holder) | Self::HeldUnknown(holder) => {
+                Some(holder)
+            }
+            Self::Free | Self::Unattributed(_) | Self::Unobserved(_) => None,
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! Readings for the tests of the pure half: idle devices, to which a test adds what it is about.
+
+use std::collections::BTreeMap;
+
+use crate::model::ids::{DeviceId, Holder, HolderKind, InstanceId, ProcessId};
+use crate::model::readings::{
+    Counters, CudaCounts, CudaProcess, CudaReadings, DeviceReading, Health, Identity,
+    InstanceReading, NvmlReadings, NvmlState, ProcessReading, Readings, Tracing,
+};
+use crate::model::units::{BootNs, Percent};
+
+pub(crate) fn device(index: u32) -> DeviceId {
+    DeviceId(format!("GPU-{index}").into())
+}
+
+pub(crate) fn id(index: u32) -> InstanceId {
+    InstanceId { device: device(index), mig: None }
+}
+
+pub(crate) fn process(tgid: u32) -> ProcessId {
+    ProcessId { tgid, start_ticks: 1 }
+}
+
+pub(crate) fn holder(name: &str) -> Holder {
+    Holder {
+        kind: HolderKind::Unit,
+        id: name.into(),
+        tenant: name.into(),
+        namespace: None,
+        pod: None,
+        container: None,
+    }
+}
+
+/// `devices` idle devices without processes; tracing is on.
+pub(crate) fn readings(at: u64, devices: u32) -> Readings {
+    let tracing = Tracing { on: true, hooks_attached: 1, hooks_wanted: 1, ..Tracing::default() };
+    Readings {
+        at: BootNs(at),
+        nvml: NvmlReadings {
+            state: NvmlState::Ok,
+            devices: (0..devices).map(|index| (device(index), idle(at, index))).collect(),
+        },
+        cuda: CudaReadings { tracing, processes: BTreeMap::new() },
+        holders: BTreeMap::new(),
+    }
+}
+
+fn idle(at: u64, index: u32) -> DeviceReading {
+    DeviceReading {
+        at: BootNs(at),
+        health: Health::Ok,
+        identity: Identity::default(),
+        counters: Counters { energy_mj: Some(at), power_mw: Some(70_000), ..Counters::default() },
+        instances: vec![InstanceReading {
+            id: id(index),
+            busy: Percent::new(0),
+            memory_total_bytes: Some(80 << 30),
+            memory_used_bytes: Some(0),
+            memory_reserved_bytes: Some(600 << 20),
+            processes: Some(Vec::new()),
+        }],
+    }
+}
+
+pub(crate) fn instance(readings: &mut Readings, index: u32) -> &mut InstanceReading {
+    &mut readings.nvml.devices.get_mut(&device(index)).unwrap().instances[0]
+}
+
+pub(crate) fn busy(readings: &mut Readings, index: u32, percent: u32) {
+    instance(readings, index).busy = Percent::new(percent);
+}
+
+/// A process of the holder `unit-TGID` on a device.
+pub(crate) fn hold(readings: &mut Readings, index: u32, tgid: u32, memory: Option<u64>) {
+    readings.holders.insert(process(tgid), holder(&format!("unit-{tgid}")));
+    unresolved(readings, index, tgid);
+    let listed = instance(readings, index).processes.as_mut().unwrap().last_mut().unwrap();
+    listed.memory_bytes = memory;
+}
+
+/// A process on a device that nobody could resolve.
+pub(crate) fn unresolved(readings: &mut Readings, index: u32, tgid: u32) {
+    let listed = ProcessReading {
+        process: Some(process(tgid)),
+        tgid,
+        memory_bytes: Some(1 << 30),
+        sm_weight: None,
+        sm: None,
+    };
+    instance(readings, index).processes.as_mut().unwrap().push(listed);
+}
+
+pub(crate) fn sm(readings: &mut Readings, index: u32, tgid: u32, weight: u64) {
+    let listed = instance(readings, index).processes.as_mut().unwrap();
+    listed.iter_mut().find(|it| it.tgid == tgid).unwrap().sm_weight = Some(weight);
+}
+
+/// Traces a process in full, with `launches` so far.
+pub(crate) fn trace(readings: &mut Readings, tgid: u32, launches: u64) {
+    let last_launch = (launches > 0).then_some(readings.at);
+    let traced = CudaProcess {
+        uid: 1_000,
+        counts: CudaCounts { launches, ..CudaCounts::default() },
+        last_launch,
+        fully_hooked: true,
+        exited: false,
+    };
+    readings.cuda.processes.insert(process(tgid), traced);
+}
