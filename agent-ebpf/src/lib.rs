@@ -1,1 +1,208 @@
-//! Placeholder.
+//! Keys, values and numbers that the kernel programs and the agent share.
+//!
+//! Everything here is plain data with a fixed layout. What the numbers mean to the rest of the agent
+//! is decided in `samplers/cuda/decode.rs`; which symbol feeds which counter in
+//! `samplers/cuda/hooks.rs`.
+
+#![no_std]
+
+use core::mem::size_of;
+
+/// Index into [`Row::counts`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Counter {
+    Launches = 0,
+    GraphLaunches = 1,
+    Allocations = 2,
+    AllocatedBytes = 3,
+    FailedAllocations = 4,
+    Frees = 5,
+    HostToDeviceCalls = 6,
+    HostToDeviceBytes = 7,
+    DeviceToHostCalls = 8,
+    DeviceToHostBytes = 9,
+    DeviceToDeviceCalls = 10,
+    DeviceToDeviceBytes = 11,
+    UnknownCalls = 12,
+    UnknownBytes = 13,
+    PeerCalls = 14,
+    PeerBytes = 15,
+    Synchronizations = 16,
+    SynchronizeWaitNs = 17,
+}
+
+/// How many counters a row has.
+pub const COUNTERS: usize = 18;
+
+/// What one life of a process did; the value of `COUNTERS`, whose key is the tgid.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Row {
+    /// CLOCK_BOOTTIME ns at which the thread group leader was started: with the tgid, the identity.
+    /// 0 in the overflow row, which belongs to many.
+    pub start_boottime_ns: u64,
+    /// CLOCK_BOOTTIME ns of the newest kernel or graph launch; 0 = none so far.
+    pub last_launch_ns: u64,
+    /// User at the first call, and again after each exec.
+    pub uid: u32,
+    /// 1 = the process has exited and the ring had no room to say so. Only user space removes
+    /// such a row, unless the tgid is taken again first.
+    pub dead: u32,
+    pub counts: [u64; COUNTERS],
+}
+
+/// Why a record was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// First CUDA call of a process.
+    Appeared = 1,
+    /// First launch after [`SILENCE_NS`] without one.
+    Awoke = 2,
+    /// A known process runs another program now.
+    Executed = 3,
+    /// The last thread is gone; `row` is final and no longer in the kernel.
+    Exited = 4,
+}
+
+/// A process is silent when it has launched nothing for this long. Also the bound on records: a
+/// process causes at most one [`Event::Awoke`] in this time.
+pub const SILENCE_NS: u64 = 1_000_000_000;
+
+/// What goes through the ring. Never one per CUDA call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Record {
+    /// An [`Event`].
+    pub event: u32,
+    pub tgid: u32,
+    /// As it was when the record was written. All counts are 0 for a process that made no call.
+    pub row: Row,
+}
+
+/// Index into `LOST`: what could not be attributed, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Loss {
+    /// Calls that count in the overflow row, because `COUNTERS` is full.
+    Calls = 0,
+    /// Records that found the ring full. An exit among them is found later by its `dead` row.
+    Records = 1,
+    /// Calls whose result was not awaited, because `PENDING` is full: counted as successful.
+    Results = 2,
+    /// Processes whose final counts went to the overflow row: their tgid was taken again before
+    /// anyone had read them.
+    Processes = 3,
+}
+
+/// How many kinds of loss there are.
+pub const LOSSES: usize = 4;
+
+/// What a hook is told about its symbol, through the attach cookie.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cookie(pub u64);
+
+impl Cookie {
+    /// Adds 1 to `calls`.
+    #[must_use]
+    pub const fn count(calls: Counter) -> Self {
+        Self(calls as u64)
+    }
+
+    /// Adds 1 to `calls` and the argument at `position` (from 0) to the counter after it.
+    #[must_use]
+    pub const fn sum(calls: Counter, position: u8) -> Self {
+        Self(calls as u64 | (position as u64) << 8)
+    }
+
+    /// Waits for the result of a call. `slot` tells apart the functions that may be under way in
+    /// one thread; it is less than [`SLOTS`].
+    #[must_use]
+    pub const fn result(calls: Counter, slot: u8) -> Self {
+        Self(calls as u64 | (slot as u64) << 8)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn counter(self) -> usize {
+        (self.0 & 0xff) as usize
+    }
+
+    /// The position of an argument, or a slot.
+    #[inline(always)]
+    #[must_use]
+    pub const fn detail(self) -> u64 {
+        (self.0 >> 8) & 0xff
+    }
+}
+
+/// Functions whose result is awaited; bounds what one thread can leave in `PENDING`.
+pub const SLOTS: u8 = 8;
+
+/// Key of `PENDING`: a call that has started and not returned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct PendingKey {
+    /// tgid in the upper, thread id in the lower half.
+    pub thread: u64,
+    pub slot: u64,
+}
+
+/// Value of `PENDING`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Pending {
+    /// CLOCK_BOOTTIME ns.
+    pub start_ns: u64,
+    /// What an allocation asks for; meaningless for other calls.
+    pub bytes: u64,
+}
+
+/// Where the running kernel keeps what the programs read, in bytes from the start of the struct.
+/// Found in its BTF when the object is loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Offsets {
+    pub task_tgid: u32,
+    pub task_group_leader: u32,
+    pub task_start_boottime: u32,
+    pub task_signal: u32,
+    pub signal_live: u32,
+}
+
+const _: () = assert!(Counter::SynchronizeWaitNs as usize + 1 == COUNTERS);
+const _: () = assert!(Loss::Processes as usize + 1 == LOSSES);
+const _: () = assert!(size_of::<Row>() == 24 + 8 * COUNTERS);
+const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
+const _: () = assert!(size_of::<PendingKey>() == 16);
+const _: () = assert!(size_of::<Pending>() == 16);
+const _: () = assert!(size_of::<Offsets>() == 20);
+
+// SAFETY: `repr(C)`, only integers, no padding: every bit pattern is a valid value.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Row {}
+// SAFETY: as for `Row`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Record {}
+// SAFETY: as for `Row`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for PendingKey {}
+// SAFETY: as for `Row`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Pending {}
+// SAFETY: as for `Row`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Offsets {}
+
+#[cfg(test)]
+mod tests {
+    use super::{Cookie, Counter};
+
+    #[test]
+    fn a_cookie_carries_a_counter_and_a_detail() {
+        let cookie = Cookie::sum(Counter::PeerCalls, 4);
+        assert_eq!((cookie.counter(), cookie.detail()), (Counter::PeerCalls as usize, 4));
+        assert_eq!(Cookie::count(Counter::Launches).counter(), 0);
+    }
+}

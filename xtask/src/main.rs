@@ -7,6 +7,7 @@
     reason = "a task talks to the person who runs it"
 )]
 
+mod bpf;
 mod shell;
 mod tidy;
 
@@ -23,12 +24,15 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Build the eBPF object that the agent embeds; finds or installs the compiler for it.
+    Bpf,
     /// Check what no compiler checks: layout, module direction, dependencies, documentation.
     Tidy,
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
+        Task::Bpf => bpf::run(),
         Task::Tidy => tidy::run(),
     };
     match done {

@@ -1,0 +1,124 @@
+//! Hooks on the CUDA driver. Each program serves many symbols; the attach cookie tells them apart.
+//!
+//! The trap costs ten times what a program does, so that the programs need only not be foolish: one
+//! lookup, one to three atomic adds, no record except where a silence ends.
+
+use core::ptr::read_volatile;
+
+use agent_ebpf::{Cookie, Counter, Event, Loss, Pending, PendingKey, Row, SILENCE_NS};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
+use aya_ebpf::macros::{uprobe, uretprobe};
+use aya_ebpf::programs::{ProbeContext, RetProbeContext};
+
+use crate::maps::PENDING;
+use crate::{loss, rows};
+
+/// cuInit: makes the process known before it does anything.
+#[uprobe]
+pub(crate) fn cuda_init(ctx: ProbeContext) -> u32 {
+    rows::current(&ctx);
+    0
+}
+
+/// Launches: adds 1, and remembers when.
+#[uprobe]
+pub(crate) fn cuda_launch(ctx: ProbeContext) -> u32 {
+    let Some(row) = rows::current(&ctx) else { return 0 };
+    rows::add(row, cookie(&ctx).counter(), 1);
+    let now = now_ns();
+    // SAFETY: `row` is a map value. Threads may race: each of their times is true.
+    let last = unsafe { &raw mut (*row).last_launch_ns };
+    // SAFETY: as above.
+    let before = unsafe { last.read_volatile() };
+    // SAFETY: as above.
+    unsafe { last.write_volatile(now) };
+    if now > before + SILENCE_NS {
+        rows::announce(&ctx, Event::Awoke, rows::current_tgid());
+    }
+    0
+}
+
+/// Copies: adds 1, and the size to the counter after it.
+#[uprobe]
+pub(crate) fn cuda_copy(ctx: ProbeContext) -> u32 {
+    let Some(row) = rows::current(&ctx) else { return 0 };
+    let cookie = cookie(&ctx);
+    rows::add(row, cookie.counter(), 1);
+    rows::add(row, cookie.counter() + 1, size_argument(&ctx, cookie));
+    0
+}
+
+/// A call whose result matters begins.
+#[uprobe]
+pub(crate) fn cuda_enter(ctx: ProbeContext) -> u32 {
+    let cookie = cookie(&ctx);
+    let pending = Pending { start_ns: now_ns(), bytes: ctx.arg::<u64>(1).unwrap_or(0) };
+    if PENDING.insert(pending_key(cookie), pending, 0).is_err() {
+        loss::count(&ctx, Loss::Results, rows::current_tgid());
+        settle(&ctx, cookie, pending.bytes, 0, 0);
+    }
+    0
+}
+
+/// It returns. One that began before it was hooked is not counted.
+#[uretprobe]
+pub(crate) fn cuda_return(ctx: RetProbeContext) -> u32 {
+    let cookie = cookie(&ctx);
+    let key = pending_key(cookie);
+    // SAFETY: only this thread reads and writes the entry.
+    let Some(&Pending { start_ns, bytes }) = (unsafe { PENDING.get(key) }) else { return 0 };
+    let _ = PENDING.remove(key);
+    settle(&ctx, cookie, bytes, ctx.ret::<i32>(), now_ns().saturating_sub(start_ns));
+    0
+}
+
+/// Counts a call by its result, a `CUresult`: 0 is success.
+#[inline(always)]
+fn settle<C: EbpfContext>(ctx: &C, cookie: Cookie, bytes: u64, result: i32, waited_ns: u64) {
+    let Some(row) = rows::current(ctx) else { return };
+    if cookie.counter() == Counter::Synchronizations as usize {
+        rows::add_one(row, Counter::Synchronizations);
+        rows::add(row, Counter::SynchronizeWaitNs as usize, waited_ns);
+    } else if cookie.counter() == Counter::Frees as usize {
+        if result == 0 {
+            rows::add_one(row, Counter::Frees);
+        }
+    } else if result == 0 {
+        rows::add_one(row, Counter::Allocations);
+        rows::add(row, Counter::AllocatedBytes as usize, bytes);
+    } else {
+        rows::add_one(row, Counter::FailedAllocations);
+    }
+}
+
+/// Third argument, or the fifth where the cookie says so. Both are read, because the verifier
+/// wants the offset of each read to be a constant.
+#[inline(always)]
+fn size_argument(ctx: &ProbeContext, cookie: Cookie) -> u64 {
+    let third = ctx.arg::<u64>(2).unwrap_or(0);
+    let fifth = ctx.arg::<u64>(4).unwrap_or(0);
+    // SAFETY: both are locals.
+    let (third, fifth) = unsafe { (read_volatile(&third), read_volatile(&fifth)) };
+    if cookie.detail() == 4 { fifth } else { third }
+}
+
+#[inline(always)]
+fn pending_key(cookie: Cookie) -> PendingKey {
+    PendingKey { thread: bpf_get_current_pid_tgid(), slot: cookie.detail() }
+}
+
+#[inline(always)]
+fn cookie<C: EbpfContext>(ctx: &C) -> Cookie {
+    // SAFETY: the context is the one that the kernel gave the program.
+    Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) })
+}
+
+#[inline(always)]
+fn now_ns() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_ktime_get_boot_ns() }
+}
+
+const _: () = assert!(size_of::<Row>() < 512, "a row fits the stack of a program");

@@ -1,0 +1,51 @@
+//! Every map: what it holds, its bound, and what happens when the bound is reached.
+//!
+//! User space lowers or raises the bounds of `COUNTERS` and `TRACKED` when it loads the object
+//! (`cuda.max_processes`); the numbers here are the defaults.
+
+use agent_ebpf::{LOSSES, Offsets, Pending, PendingKey, Row};
+use aya_ebpf::Global;
+use aya_ebpf::macros::map;
+use aya_ebpf::maps::{Array, HashMap, RingBuf};
+
+/// Counts by tgid. Preallocated, so that a hit never allocates; not LRU, which evicts live
+/// entries long before it is full. Full: calls count in `OVERFLOW` and in `LOST`.
+#[map]
+pub(crate) static COUNTERS: HashMap<u32, Row> = HashMap::with_max_entries(4_096, 0);
+
+/// The one row for calls of processes that found `COUNTERS` full: totals stay exact.
+#[map]
+pub(crate) static OVERFLOW: Array<Row> = Array::with_max_entries(1, 0);
+
+/// Processes whose exec and exit user space wants to know although they made no call. Written by
+/// user space, which never asks for more than fits; the exit of a process removes it.
+#[map]
+pub(crate) static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(4_096, 0);
+
+/// Calls whose result is awaited: at most one per thread and slot. Full: the call counts at once,
+/// as if it had succeeded and taken no time, and in `LOST`.
+#[map]
+pub(crate) static PENDING: HashMap<PendingKey, Pending> = HashMap::with_max_entries(16_384, 0);
+
+/// Records for user space: about 1,500 fit. Full: counted in `LOST`; an exit leaves its row behind,
+/// marked dead, and user space finds it at its next reading.
+#[map]
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+
+/// By `Loss`, since the object was loaded.
+#[map]
+pub(crate) static LOST: Array<u64> = Array::with_max_entries(LOSSES as u32, 0);
+
+/// By `Loss`: CLOCK_BOOTTIME ns of the last message about it, which bounds the messages.
+#[map]
+pub(crate) static WARNED: Array<u64> = Array::with_max_entries(LOSSES as u32, 0);
+
+/// Set by user space from the BTF of the running kernel.
+#[unsafe(no_mangle)]
+pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets {
+    task_tgid: 0,
+    task_group_leader: 0,
+    task_start_boottime: 0,
+    task_signal: 0,
+    signal_live: 0,
+});

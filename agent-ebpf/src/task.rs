@@ -1,0 +1,43 @@
+//! What the kernel's own structs say about a task. Offsets come from user space, because the layout
+//! differs from kernel to kernel.
+
+use aya_ebpf::helpers::{bpf_get_current_task, bpf_probe_read_kernel};
+
+use crate::maps::OFFSETS;
+
+/// Identity of the calling process: when its thread group leader was started, in CLOCK_BOOTTIME ns.
+/// 0 when the kernel did not let us read it, which no process has.
+#[inline(always)]
+pub(crate) fn current_start_ns() -> u64 {
+    let offsets = OFFSETS.load();
+    let leader: u64 = read(current(), offsets.task_group_leader).unwrap_or(0);
+    read(leader, offsets.task_start_boottime).unwrap_or(0)
+}
+
+/// Whether the calling thread, which is exiting, is the last of its process: the kernel has taken
+/// it off the count of live threads by then.
+#[inline(always)]
+pub(crate) fn current_is_last() -> bool {
+    let offsets = OFFSETS.load();
+    let signal: u64 = read(current(), offsets.task_signal).unwrap_or(0);
+    read::<i32>(signal, offsets.signal_live) == Some(0)
+}
+
+/// The process that a task belongs to.
+#[inline(always)]
+pub(crate) fn tgid(task: u64) -> Option<u32> {
+    read(task, OFFSETS.load().task_tgid)
+}
+
+#[inline(always)]
+fn current() -> u64 {
+    // SAFETY: the helper has no preconditions.
+    unsafe { bpf_get_current_task() }
+}
+
+#[inline(always)]
+fn read<T>(base: u64, offset: u32) -> Option<T> {
+    let address = (base + u64::from(offset)) as *const T;
+    // SAFETY: the helper checks the address and fails where it cannot be read.
+    unsafe { bpf_probe_read_kernel(address) }.ok()
+}
