@@ -7,8 +7,13 @@
     reason = "a task talks to the person who runs it"
 )]
 
-mod bpf;
+mod packages;
+mod progress;
 mod shell;
+
+mod bpf;
+mod ci;
+mod test;
 mod tidy;
 
 use std::process::ExitCode;
@@ -24,16 +29,29 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
-    /// Build the eBPF object that the agent embeds; finds or installs the compiler for it.
-    Bpf,
+    /// Run every test; as root it first installs what they need.
+    Test {
+        /// Only tests whose name contains one of these.
+        filters: Vec<String>,
+    },
+    /// Everything that a change must pass: format, lints, tidy, the eBPF object, every test.
+    Ci {
+        /// The tests ran already, with `cargo xtask test`.
+        #[arg(long)]
+        skip_tests: bool,
+    },
     /// Check what no compiler checks: layout, module direction, dependencies, documentation.
     Tidy,
+    /// Build the eBPF object that the agent embeds; finds or installs the compiler for it.
+    Bpf,
 }
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Bpf => bpf::run(),
+        Task::Test { filters } => test::run(&filters),
+        Task::Ci { skip_tests } => ci::run(!skip_tests),
         Task::Tidy => tidy::run(),
+        Task::Bpf => bpf::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

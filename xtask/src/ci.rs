@@ -1,0 +1,14 @@
+//! `cargo xtask ci`: everything that a change must pass. The tests contain the check that generated
+//! code is fresh; building for clippy contains the check that the eBPF object is.
+
+use crate::{bpf, shell, test, tidy};
+
+/// `with_tests` is false where `cargo xtask test` ran already.
+pub(crate) fn run(with_tests: bool) -> anyhow::Result<()> {
+    shell::run(shell::cargo(["fmt", "--all", "--check"]))?;
+    tidy::run()?;
+    bpf::run()?;
+    let lints = ["clippy", "--workspace", "--all-targets", "--locked", "--", "--deny", "warnings"];
+    shell::run(shell::cargo(lints))?;
+    if with_tests { test::run(&[]) } else { Ok(()) }
+}
