@@ -1,1 +1,280 @@
-//! Placeholder.
+//! The NVIDIA library: which devices there are and what they say at each tick.
+//!
+//! No driver is a state, not an error, and is looked at again every few seconds. No call is made from
+//! here: `workers.rs` has the threads, `driver.rs` the calls, `probe.rs` what to ask and `decode.rs`
+//! what the answers mean. A device that does not answer never delays the others beyond the deadline,
+//! and from the next tick on not at all.
+
+pub mod activity;
+pub mod answers;
+pub mod decode;
+pub mod driver;
+pub mod probe;
+pub mod tracked;
+pub mod workers;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+use crate::config;
+use crate::model::ids::{DeviceId, ProcessId};
+use crate::model::readings::{NvmlReadings, NvmlState};
+use crate::model::units::BootNs;
+use crate::samplers::nvml::answers::{Call, Listing, Refusal, Report};
+use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
+use crate::samplers::nvml::tracked::{DeviceStats, Tracked};
+use crate::samplers::nvml::workers::{LibraryError, LibraryRequest, Message, Worker};
+
+/// How often a library that is not there is looked for.
+const RETRY_NS: u64 = 5_000_000_000;
+/// How often the devices are listed again.
+const LIST_NS: u64 = 30_000_000_000;
+
+/// Reads every device once per tick.
+#[derive(Debug)]
+pub struct Sampler {
+    path: PathBuf,
+    deadline: Duration,
+    messages: Receiver<Message>,
+    sender: Sender<Message>,
+    lister: Option<Worker<LibraryRequest>>,
+    /// The tick whose list has not come yet.
+    listing: Option<BootNs>,
+    list_at: BootNs,
+    library: Option<Library>,
+    /// `None` before the first word about the library.
+    state: Option<NvmlState>,
+    devices: BTreeMap<DeviceId, Tracked>,
+    unlisted: u32,
+    errors: BTreeMap<Call, u64>,
+}
+
+/// The sampler's own figures. The labels are a closed set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NvmlStats {
+    /// Failed calls since the start, by call. What a device does not offer is not a failure.
+    pub errors: BTreeMap<&'static str, u64>,
+    pub devices: BTreeMap<DeviceId, DeviceStats>,
+    /// Devices that the driver counts and that cannot be read: no permission, lost before their
+    /// UUID was known, or more than 64.
+    pub unlisted: u32,
+}
+
+/// Names the processes of a reading; those that are gone keep `None`.
+pub fn fill_processes(readings: &mut NvmlReadings, identify: impl Fn(u32) -> Option<ProcessId>) {
+    let instances = readings.devices.values_mut().flat_map(|it| &mut it.instances);
+    for process in instances.flat_map(|it| it.processes.iter_mut().flatten()) {
+        process.process = identify(process.tgid);
+    }
+}
+
+// === impl Sampler ===
+
+impl Sampler {
+    /// Starts the thread that opens the library. Never fails: what is wrong is in the readings.
+    #[must_use]
+    pub fn start(config: &config::Nvml) -> Self {
+        let (sender, messages) = channel(MAX_DEVICES + 1);
+        Self {
+            path: config.library.clone(),
+            deadline: config.deadline,
+            messages,
+            sender,
+            lister: None,
+            listing: None,
+            list_at: BootNs::default(),
+            library: None,
+            state: None,
+            devices: BTreeMap::new(),
+            unlisted: 0,
+            errors: Call::ALL.into_iter().map(|it| (it, 0)).collect(),
+        }
+    }
+
+    /// Asks every device once. Returns when all have answered or at the deadline; it may be dropped
+    /// before that, and then loses one tick.
+    pub async fn read(&mut self, at: BootNs) -> NvmlReadings {
+        while let Ok(message) = self.messages.try_recv() {
+            self.receive(at, message);
+        }
+        self.ask_library(at);
+        if self.devices.is_empty() {
+            self.wait(at).await;
+        }
+        if let Some(library) = &self.library {
+            for device in self.devices.values_mut() {
+                device.ask(at, library, &self.sender);
+            }
+        }
+        self.wait(at).await;
+        self.note_silence(at);
+        let devices = self.devices.iter_mut();
+        let devices = devices.filter_map(|(id, it)| Some((id.clone(), it.reading(at)?)));
+        let devices = devices.collect();
+        let state = self.state.clone();
+        let state = state.unwrap_or_else(|| NvmlState::Failed("NVML was not asked yet".to_owned()));
+        NvmlReadings { state, devices }
+    }
+
+    #[must_use]
+    pub fn stats(&self) -> NvmlStats {
+        let devices = self.devices.iter();
+        NvmlStats {
+            errors: self.errors.iter().map(|(call, count)| (call.as_str(), *count)).collect(),
+            devices: devices.map(|(id, it)| (id.clone(), it.stats().clone())).collect(),
+            unlisted: self.unlisted,
+        }
+    }
+
+    /// Until this tick's answers are here, or the deadline.
+    async fn wait(&mut self, at: BootNs) {
+        let deadline = tokio::time::sleep(self.deadline);
+        tokio::pin!(deadline);
+        while self.awaits(at) {
+            tokio::select! {
+                Some(message) = self.messages.recv() => self.receive(at, message),
+                () = &mut deadline => return,
+            }
+        }
+    }
+
+    /// A list is waited for only where there is nothing to read without it.
+    fn awaits(&self, at: BootNs) -> bool {
+        let first_list = self.devices.is_empty() && self.listing == Some(at);
+        first_list || self.devices.values().any(|it| it.awaits(at))
+    }
+
+    fn receive(&mut self, at: BootNs, message: Message) {
+        match message {
+            Message::Device(id, report) => self.receive_report(at, &id, *report),
+            Message::Library(answer) => {
+                self.listing = None;
+                match answer {
+                    Ok((library, listing)) => self.adopt(at, library, listing),
+                    Err(error) => self.without_list(at, &error),
+                }
+            }
+        }
+    }
+
+    fn receive_report(&mut self, at: BootNs, id: &DeviceId, report: Report) {
+        let failed = report.answers.refused.iter().filter(|(_, it)| !it.is_ordinary());
+        for (call, _) in failed {
+            *self.errors.entry(*call).or_default() += 1;
+        }
+        let refused = |refusal| report.answers.refused.values().any(|it| *it == refusal);
+        let driver_gone = refused(Refusal::DriverGone);
+        if let Some(device) = self.devices.get_mut(id) {
+            device.accept(at, report);
+        }
+        if driver_gone {
+            self.without_list(at, &LibraryError::List(Refusal::DriverGone));
+        }
+    }
+
+    fn adopt(&mut self, at: BootNs, library: Library, listing: Listing) {
+        self.become_state(NvmlState::Ok);
+        self.library = Some(library);
+        self.list_at = at + LIST_NS;
+        self.unlisted = listing.unlisted;
+        for uuid in listing.uuids {
+            let id = DeviceId(Arc::from(uuid));
+            if self.devices.len() < MAX_DEVICES || self.devices.contains_key(&id) {
+                self.devices.entry(id.clone()).or_insert_with(|| Tracked::new(id));
+            } else {
+                self.unlisted += 1;
+            }
+        }
+    }
+
+    /// The library failed to open or to list. Devices that answer go on; without a driver none does.
+    fn without_list(&mut self, at: BootNs, error: &LibraryError) {
+        let call = if matches!(error, LibraryError::Open(_)) { Call::Open } else { Call::List };
+        let state = error.state(&self.path);
+        if !matches!(state, NvmlState::Absent(_)) {
+            *self.errors.entry(call).or_default() += 1;
+        }
+        self.list_at = at + RETRY_NS;
+        let driver_gone = matches!(error, LibraryError::List(Refusal::DriverGone));
+        if driver_gone || self.library.is_none() {
+            self.close();
+            self.become_state(state);
+        }
+    }
+
+    fn ask_library(&mut self, at: BootNs) {
+        if self.lister.as_ref().is_some_and(Worker::has_ended) {
+            self.lister = None;
+            self.listing = None;
+        }
+        if self.listing.is_some() || at < self.list_at {
+            return;
+        }
+        if self.library.is_some() && self.all_gone() {
+            self.reopen(at);
+            return;
+        }
+        if self.lister.is_none() {
+            self.lister = Worker::library(self.path.clone(), self.sender.clone()).ok();
+        }
+        if self.lister.as_ref().is_some_and(|it| it.ask(LibraryRequest::List)) {
+            self.listing = Some(at);
+        } else {
+            self.become_state(NvmlState::Failed(
+                "no thread could be started for NVML; it is tried again at the next tick, raise \
+                 the limit of tasks of this service"
+                    .to_owned(),
+            ));
+        }
+    }
+
+    fn all_gone(&self) -> bool {
+        !self.devices.is_empty() && self.devices.values().all(Tracked::is_gone)
+    }
+
+    /// A GPU that was reset is seen again only by a library that was opened after that. Done when
+    /// no device answers any more, so that no reading is lost by it.
+    fn reopen(&mut self, at: BootNs) {
+        tracing::info!("every GPU is lost or needs a reset; NVML is opened afresh");
+        self.close();
+        self.list_at = at + RETRY_NS;
+    }
+
+    /// Lets go of the library. It is unloaded once the last thread has come back from its call.
+    fn close(&mut self) {
+        self.library = None;
+        if let Some(lister) = &self.lister {
+            // A thread that is still in a call lets go by itself: it drops what fails.
+            lister.ask(LibraryRequest::Close);
+        }
+        self.devices.values_mut().for_each(Tracked::close);
+    }
+
+    /// A library that was never open and does not answer is a failure to tell.
+    fn note_silence(&mut self, at: BootNs) {
+        let Some(since) = self.listing.filter(|_| self.library.is_none()) else { return };
+        let path = self.path.display();
+        let seconds = at.since(since).max(u64::try_from(self.deadline.as_nanos()).unwrap_or(0));
+        self.become_state(NvmlState::Failed(format!(
+            "{path} has not answered for {} s; the GPUs of this node are not metered until it does, \
+             processes and CUDA calls still are. Look at the kernel log for NVRM messages",
+            seconds / 1_000_000_000
+        )));
+    }
+
+    fn become_state(&mut self, state: NvmlState) {
+        let kind = self.state.as_ref().map(std::mem::discriminant);
+        if kind != Some(std::mem::discriminant(&state)) {
+            match &state {
+                NvmlState::Ok => tracing::info!(library = %self.path.display(), "NVML is open"),
+                NvmlState::Absent(text) => tracing::info!("{text}"),
+                NvmlState::Failed(text) => tracing::warn!("{text}"),
+            }
+        }
+        self.state = Some(state);
+    }
+}

@@ -1,0 +1,361 @@
+//! Every call into NVML, and nothing else: no thread, no judgement.
+//!
+//! Each call here can block for as long as the driver likes, so only `workers.rs` calls from here.
+//! Raw symbols are used where the wrapper asks twice for a list that grows in between, or has no
+//! method.
+#![expect(unsafe_code, reason = "lists are read through NVML's own symbols")]
+
+use std::collections::BTreeMap;
+use std::ffi::c_uint;
+use std::path::Path;
+use std::sync::Arc;
+
+use nvml_wrapper::Nvml;
+use nvml_wrapper::enum_wrappers::device::{Clock, TemperatureSensor};
+use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
+use nvml_wrapper_sys::bindings as sys;
+
+use crate::clock;
+use crate::model::ids::DeviceId;
+use crate::model::readings::Identity;
+use crate::model::units::BootNs;
+use crate::samplers::nvml::answers::{
+    Answers, Call, Listed, Listing, Memory, MigDevice, Refusal, Report, Sample, Utilization,
+};
+use crate::samplers::nvml::decode;
+use crate::samplers::nvml::probe::{Facts, Plan, is_host_pid_namespace};
+
+/// Devices that are read; more than that are counted as unlisted.
+pub(crate) const MAX_DEVICES: usize = 64;
+/// MIG instances that are read on one device; the hardware has at most 7.
+const MAX_MIG_DEVICES: u32 = 64;
+/// Rows that a list is first read with. The driver's own ring of utilisation samples has at most 100.
+const FIRST_ROWS: usize = 128;
+/// Rows beyond which a list is refused as too long.
+const MAX_ROWS: usize = 8_192;
+/// Buffer of the NUMA mask: 256 nodes.
+const NUMA_WORDS: usize = 4;
+
+/// The loaded library. A clone keeps it loaded; the last one shuts it down.
+#[derive(Clone, Debug)]
+pub(crate) struct Library {
+    nvml: Arc<Nvml>,
+    driver_version: Option<Arc<str>>,
+}
+
+/// A device with what is asked of it, as its thread keeps it from one request to the next.
+#[derive(Debug)]
+pub(crate) struct Device<'library> {
+    handle: nvml_wrapper::Device<'library>,
+    plan: Plan,
+}
+
+/// One round of questions to one device.
+#[derive(Debug)]
+struct Round<'round, 'library> {
+    device: &'round nvml_wrapper::Device<'library>,
+    plan: Plan,
+    refused: BTreeMap<Call, Refusal>,
+}
+
+/// Why the library is not there.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum OpenError {
+    #[error("{0}")]
+    Load(String),
+    #[error("the kernel driver is not loaded")]
+    NoDriver,
+    #[error("the driver and its library are of different versions")]
+    VersionMismatch,
+    #[error("{0}")]
+    Init(NvmlError),
+}
+
+// === impl Library ===
+
+impl Library {
+    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+        let nvml =
+            Nvml::builder().lib_path(path.as_os_str()).init().map_err(|error| match error {
+                NvmlError::LibloadingError(error) => OpenError::Load(error.to_string()),
+                NvmlError::DriverNotLoaded | NvmlError::LibraryNotFound => OpenError::NoDriver,
+                NvmlError::LibRmVersionMismatch => OpenError::VersionMismatch,
+                other => OpenError::Init(other),
+            })?;
+        let driver_version = nvml.sys_driver_version().ok().map(Arc::from);
+        Ok(Self { nvml: Arc::new(nvml), driver_version })
+    }
+
+    /// The devices by UUID. One that cannot be named does not hide the others.
+    pub(crate) fn list(&self) -> Result<Listing, Refusal> {
+        let count = self.nvml.device_count().map_err(|it| refusal(&it))?;
+        let mut listing = Listing::default();
+        for index in 0..count {
+            let uuid = self.nvml.device_by_index(index).and_then(|it| it.uuid());
+            match uuid.map_err(|it| refusal(&it)) {
+                Ok(uuid) if listing.uuids.len() < MAX_DEVICES => listing.uuids.push(uuid),
+                Err(Refusal::DriverGone) => return Err(Refusal::DriverGone),
+                Ok(_) | Err(_) => listing.unlisted += 1,
+            }
+        }
+        Ok(listing)
+    }
+
+    /// Asks the device in `held`, or looks it up and probes it where there is none. What is left
+    /// in `held` is for the next request; after a loss that is nothing.
+    pub(crate) fn visit<'library>(
+        &'library self,
+        id: &DeviceId,
+        held: &mut Option<Device<'library>>,
+        at: BootNs,
+        last_seen_us: u64,
+    ) -> Report {
+        let started = clock::boot();
+        let mut identity = None;
+        let (plan, answers) = if let Some(device) = held.as_ref() {
+            (device.plan, ask(&device.handle, device.plan, last_seen_us))
+        } else {
+            match self.nvml.device_by_uuid(&*id.0) {
+                Ok(handle) => {
+                    let (device, answers) = probe(handle, last_seen_us);
+                    identity = Some(self.identity(&device.handle, &answers));
+                    let plan = device.plan;
+                    *held = Some(device);
+                    (plan, answers)
+                }
+                Err(error) => (Plan::probe(), Answers::refused(Call::Handle, refusal(&error))),
+            }
+        };
+        if answers.ended() {
+            *held = None;
+        }
+        let spent_ns = clock::boot().since(started);
+        Report { at, spent_ns, now_us: now_us(), plan, answers, identity }
+    }
+
+    fn identity(&self, device: &nvml_wrapper::Device<'_>, answers: &Answers) -> Identity {
+        if answers.ended() {
+            return Identity { driver_version: self.driver_version.clone(), ..Identity::default() };
+        }
+        Identity {
+            index: device.index().ok(),
+            pci_bus_id: device.pci_info().ok().map(|it| Arc::from(it.bus_id)),
+            model: device.name().ok().map(Arc::from),
+            driver_version: self.driver_version.clone(),
+            numa_node: numa_node(device),
+            memory_total_bytes: answers.memory.map(|it| it.total),
+            power_limit_mw: device.enforced_power_limit().ok().map(u64::from),
+        }
+    }
+}
+
+/// Unix time in the driver's unit.
+pub(crate) fn now_us() -> u64 {
+    u64::try_from(clock::real_ns() / 1_000).unwrap_or(0)
+}
+
+fn probe(handle: nvml_wrapper::Device<'_>, last_seen_us: u64) -> (Device<'_>, Answers) {
+    let answers = ask(&handle, Plan::probe(), last_seen_us);
+    let link = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    let host_pids = is_host_pid_namespace(&link.to_string_lossy());
+    let plan = Plan::from_facts(&Facts::from_answers(&answers, host_pids));
+    (Device { handle, plan }, answers)
+}
+
+/// Asks what is planned, until the device is found to be lost.
+fn ask(device: &nvml_wrapper::Device<'_>, plan: Plan, last_seen_us: u64) -> Answers {
+    let mut round = Round { device, plan, refused: BTreeMap::new() };
+    let utilization = round.ask(Call::Utilization, nvml_wrapper::Device::utilization_rates);
+    Answers {
+        mig_on: round
+            .ask(Call::MigMode, nvml_wrapper::Device::mig_mode)
+            .map(|it| it.current == sys::NVML_DEVICE_MIG_ENABLE),
+        utilization: utilization.map(|it| Utilization { gpu: it.gpu, memory: it.memory }),
+        memory: round.ask(Call::Memory, memory),
+        power_mw: round.ask(Call::Power, nvml_wrapper::Device::power_usage),
+        energy_mj: round.ask(Call::Energy, nvml_wrapper::Device::total_energy_consumption),
+        temperature_celsius: round
+            .ask(Call::Temperature, |it| it.temperature(TemperatureSensor::Gpu)),
+        sm_clock_mhz: round.ask(Call::SmClock, |it| it.clock_info(Clock::SM)),
+        memory_clock_mhz: round.ask(Call::MemoryClock, |it| it.clock_info(Clock::Memory)),
+        compute: round.ask(Call::ComputeProcesses, compute_processes),
+        graphics: round.ask(Call::GraphicsProcesses, graphics_processes),
+        mps: round.ask(Call::MpsProcesses, mps_processes),
+        samples: round.ask(Call::ProcessUtilization, |it| samples(it, last_seen_us)),
+        mig: round.ask(Call::MigDevices, |it| mig_devices(it, plan.lists_processes)),
+        refused: round.refused,
+    }
+}
+
+// === impl Round ===
+
+impl<'library> Round<'_, 'library> {
+    fn ask<T>(
+        &mut self,
+        call: Call,
+        question: impl FnOnce(&nvml_wrapper::Device<'library>) -> Result<T, NvmlError>,
+    ) -> Option<T> {
+        if !self.plan.asks(call) || self.refused.values().any(|it| it.ends_the_visit()) {
+            return None;
+        }
+        let answer = question(self.device).map_err(|it| refusal(&it));
+        answer.map_err(|it| self.refused.insert(call, it)).ok()
+    }
+}
+
+// === the questions that need more than one call ===
+
+fn memory(device: &nvml_wrapper::Device<'_>) -> Result<Memory, NvmlError> {
+    match device.memory_info() {
+        Ok(it) => Ok(Memory {
+            total: it.total,
+            used: it.used,
+            free: it.free,
+            reserved: Some(it.reserved),
+        }),
+        Err(error) if refusal(&error) == Refusal::NotSupported => memory_without_reserved(device),
+        Err(error) => Err(error),
+    }
+}
+
+fn memory_without_reserved(device: &nvml_wrapper::Device<'_>) -> Result<Memory, NvmlError> {
+    let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetMemoryInfo.as_ref())?;
+    let mut answer = sys::nvmlMemory_t { total: 0, free: 0, used: 0 };
+    // SAFETY: the symbol has the signature of nvml.h, which asks for one `nvmlMemory_t`.
+    nvml_try(unsafe { symbol(handle(device), &raw mut answer) })?;
+    Ok(Memory { total: answer.total, used: answer.used, free: answer.free, reserved: None })
+}
+
+/// MIG slots may be empty; what an instance does not say about itself stays unknown.
+fn mig_devices(
+    device: &nvml_wrapper::Device<'_>,
+    lists_processes: bool,
+) -> Result<Vec<MigDevice>, NvmlError> {
+    let mut found = Vec::new();
+    for index in 0..device.mig_device_count()?.min(MAX_MIG_DEVICES) {
+        let instance = match device.mig_device_by_index(index) {
+            Ok(instance) => instance,
+            Err(NvmlError::NotFound | NvmlError::InvalidArg) => continue,
+            Err(error) => return Err(error),
+        };
+        let processes = lists_processes.then(|| compute_processes(&instance).ok());
+        found.push(MigDevice {
+            uuid: instance.uuid()?,
+            memory: memory(&instance).ok(),
+            processes: processes.flatten(),
+        });
+    }
+    Ok(found)
+}
+
+/// The CPU node nearest to the device; on a coherent part the device's own node.
+fn numa_node(device: &nvml_wrapper::Device<'_>) -> Option<u32> {
+    let mask = device.memory_affinity(NUMA_WORDS, sys::NVML_AFFINITY_SCOPE_NODE).ok();
+    mask.and_then(|it| decode::only_bit(&it)).or_else(|| device.numa_node_id().ok())
+}
+
+// === lists, read in one call with headroom ===
+
+fn compute_processes(device: &nvml_wrapper::Device<'_>) -> Result<Vec<Listed>, NvmlError> {
+    let symbol = &device.nvml().lib().nvmlDeviceGetComputeRunningProcesses_v3;
+    processes(device, *nvml_sym(symbol.as_ref())?)
+}
+
+fn graphics_processes(device: &nvml_wrapper::Device<'_>) -> Result<Vec<Listed>, NvmlError> {
+    let symbol = &device.nvml().lib().nvmlDeviceGetGraphicsRunningProcesses_v3;
+    processes(device, *nvml_sym(symbol.as_ref())?)
+}
+
+fn mps_processes(device: &nvml_wrapper::Device<'_>) -> Result<Vec<Listed>, NvmlError> {
+    let symbol = &device.nvml().lib().nvmlDeviceGetMPSComputeRunningProcesses_v3;
+    processes(device, *nvml_sym(symbol.as_ref())?)
+}
+
+type ProcessList = unsafe extern "C" fn(
+    sys::nvmlDevice_t,
+    *mut c_uint,
+    *mut sys::nvmlProcessInfo_t,
+) -> sys::nvmlReturn_t;
+
+fn processes(
+    device: &nvml_wrapper::Device<'_>,
+    symbol: ProcessList,
+) -> Result<Vec<Listed>, NvmlError> {
+    let blank =
+        sys::nvmlProcessInfo_t { pid: 0, usedGpuMemory: 0, gpuInstanceId: 0, computeInstanceId: 0 };
+    let rows = rows(blank, |rows, count| {
+        // SAFETY: nvml.h asks for an array of as many rows as `count` says, which `rows` has.
+        unsafe { symbol(handle(device), count, rows.as_mut_ptr()) }
+    })?;
+    Ok(rows.into_iter().map(|it| Listed { pid: it.pid, memory: it.usedGpuMemory }).collect())
+}
+
+fn samples(device: &nvml_wrapper::Device<'_>, last_seen_us: u64) -> Result<Vec<Sample>, NvmlError> {
+    let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessUtilization.as_ref())?;
+    let blank = sys::nvmlProcessUtilizationSample_t {
+        pid: 0,
+        timeStamp: 0,
+        smUtil: 0,
+        memUtil: 0,
+        encUtil: 0,
+        decUtil: 0,
+    };
+    let rows = rows(blank, |rows, count| {
+        // SAFETY: nvml.h asks for an array of as many rows as `count` says, which `rows` has.
+        unsafe { symbol(handle(device), rows.as_mut_ptr(), count, last_seen_us) }
+    })?;
+    Ok(rows
+        .into_iter()
+        .map(|it| Sample { pid: it.pid, at_us: it.timeStamp, sm: it.smUtil })
+        .collect())
+}
+
+/// A list whose length is not known: it may grow between two calls, so a refused size is met with
+/// a larger buffer, up to `MAX_ROWS`.
+fn rows<T: Copy>(
+    blank: T,
+    mut read: impl FnMut(&mut [T], &mut c_uint) -> sys::nvmlReturn_t,
+) -> Result<Vec<T>, NvmlError> {
+    let mut capacity = FIRST_ROWS;
+    loop {
+        let mut rows = vec![blank; capacity];
+        let mut count = c_uint::try_from(capacity).expect("MAX_ROWS fits");
+        let code = read(&mut rows, &mut count);
+        let wanted = usize::try_from(count).unwrap_or(MAX_ROWS);
+        if code == sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE && capacity < MAX_ROWS {
+            capacity = (capacity * 2).max(wanted).min(MAX_ROWS);
+            continue;
+        }
+        nvml_try(code)?;
+        rows.truncate(wanted);
+        return Ok(rows);
+    }
+}
+
+fn handle(device: &nvml_wrapper::Device<'_>) -> sys::nvmlDevice_t {
+    // SAFETY: the handle is only passed to the library that gave it, which `device` keeps loaded.
+    unsafe { device.handle() }
+}
+
+fn refusal(error: &NvmlError) -> Refusal {
+    match error {
+        NvmlError::NotSupported
+        | NvmlError::FunctionNotFound
+        | NvmlError::FailedToLoadSymbol(_)
+        | NvmlError::UnexpectedVariant(
+            sys::nvmlReturn_enum_NVML_ERROR_ARGUMENT_VERSION_MISMATCH
+            | sys::nvmlReturn_enum_NVML_ERROR_DEPRECATED,
+        ) => Refusal::NotSupported,
+        NvmlError::NoPermission | NvmlError::OperatingSystem => Refusal::Denied,
+        NvmlError::NotFound | NvmlError::NoData => Refusal::NotFound,
+        NvmlError::GpuLost
+        | NvmlError::UnexpectedVariant(sys::nvmlReturn_enum_NVML_ERROR_GPU_NOT_FOUND) => {
+            Refusal::GpuLost
+        }
+        NvmlError::ResetRequired => Refusal::ResetRequired,
+        NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch | NvmlError::Uninitialized => {
+            Refusal::DriverGone
+        }
+        _ => Refusal::Failed,
+    }
+}

@@ -1,0 +1,116 @@
+//! What a device lets us read, and what we therefore ask.
+//!
+//! A probe asks everything once. `Facts` is what was found, the rules are in `Plan::from_facts`.
+//! Nothing here calls NVML: the calls are in `driver.rs`, the meaning of the answers in `decode.rs`.
+
+use std::collections::BTreeSet;
+
+use crate::samplers::nvml::answers::{Answers, Call, Refusal};
+
+/// What the initial PID namespace is called on every Linux: its inode number is fixed in the
+/// kernel (`PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// What one device offers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    /// `None` when the driver did not answer, which is not the same as off.
+    pub(crate) mig_on: Option<bool>,
+    /// What this device, this driver or our privilege does not have.
+    pub(crate) missing: BTreeSet<Call>,
+    /// The agent sees the PIDs that the driver sees.
+    pub(crate) host_pids: bool,
+}
+
+/// What is asked at each tick.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Plan {
+    pub(crate) instances: Instances,
+    /// Process lists are asked for, and what they leave out is not there.
+    pub(crate) lists_processes: bool,
+    /// One bit for each call, so that a plan travels with every report.
+    calls: u32,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Instances {
+    /// The device is its own only instance.
+    Whole,
+    Mig,
+    /// It is not known which: the device is listed and nothing is said about its use.
+    Unmeasurable,
+}
+
+// === impl Facts ===
+
+impl Facts {
+    /// What a probe's answers say. A call that failed is not missing: it is asked again.
+    pub(crate) fn from_answers(answers: &Answers, host_pids: bool) -> Self {
+        let refused = |call| answers.refused.get(&call).copied();
+        let mig_on = answers
+            .mig_on
+            .or_else(|| (refused(Call::MigMode) == Some(Refusal::NotSupported)).then_some(false));
+        let missing =
+            answers.refused.iter().filter(|(_, it)| it.is_a_fact()).map(|(call, _)| *call);
+        Self { mig_on, missing: missing.collect(), host_pids }
+    }
+}
+
+// === impl Plan ===
+
+impl Plan {
+    /// Ask everything, to learn what there is.
+    pub(crate) fn probe() -> Self {
+        Self {
+            instances: Instances::Unmeasurable,
+            lists_processes: true,
+            calls: bits(Call::of_a_device()),
+        }
+    }
+
+    /// Everything that is there and means something here.
+    ///
+    /// With MIG on, the device's utilisation and process samples say nothing about an instance, and
+    /// its process list cannot be split. Outside of the host's PID namespace the driver leaves out
+    /// processes that we cannot see, so that an empty list would not mean an unused device.
+    pub(crate) fn from_facts(facts: &Facts) -> Self {
+        let instances = match facts.mig_on {
+            Some(true) => Instances::Mig,
+            Some(false) => Instances::Whole,
+            None => Instances::Unmeasurable,
+        };
+        let wanted = |call: &Call| match call {
+            Call::Utilization => instances == Instances::Whole,
+            Call::ComputeProcesses
+            | Call::GraphicsProcesses
+            | Call::MpsProcesses
+            | Call::ProcessUtilization => instances == Instances::Whole && facts.host_pids,
+            Call::MigDevices => instances == Instances::Mig,
+            _ => true,
+        };
+        let calls = Call::of_a_device().filter(|it| !facts.missing.contains(it));
+        Self { instances, lists_processes: facts.host_pids, calls: bits(calls.filter(wanted)) }
+    }
+
+    pub(crate) fn asks(self, call: Call) -> bool {
+        self.calls & bit(call) != 0
+    }
+
+    /// What is left out, for people who ask why a value is absent.
+    pub(crate) fn not_asked(self) -> impl Iterator<Item = Call> {
+        Call::of_a_device().filter(move |it| !self.asks(*it))
+    }
+}
+
+fn bits(calls: impl Iterator<Item = Call>) -> u32 {
+    calls.fold(0, |bits, call| bits | bit(call))
+}
+
+fn bit(call: Call) -> u32 {
+    1 << (call as u32)
+}
+
+/// Whether the target of `/proc/self/ns/pid` is the namespace whose PIDs the driver uses.
+pub(crate) fn is_host_pid_namespace(link: &str) -> bool {
+    link == INITIAL_PID_NAMESPACE
+}

@@ -1,0 +1,187 @@
+//! What is remembered of one device from tick to tick, and the rules about its thread.
+//!
+//! One thread per device, one request at a time: a thread that does not come back is left alone and
+//! never doubled, and the device is `hung` until it answers a request of the same tick again.
+
+use tokio::sync::mpsc::Sender;
+
+use crate::model::ids::{DeviceId, InstanceId};
+use crate::model::readings::{Counters, DeviceReading, Health, Identity, InstanceReading};
+use crate::model::units::BootNs;
+use crate::samplers::nvml::activity::Cursor;
+use crate::samplers::nvml::answers::{Call, Report};
+use crate::samplers::nvml::decode;
+use crate::samplers::nvml::driver::{Library, now_us};
+use crate::samplers::nvml::workers::{Message, Visit, Worker};
+
+/// How long a lost device is left in peace, and how often what a device offers is looked at again.
+const REST_NS: u64 = 30_000_000_000;
+
+/// One device that was listed at least once.
+#[derive(Debug)]
+pub(crate) struct Tracked {
+    id: DeviceId,
+    worker: Option<Worker<Visit>>,
+    asked: Option<Visit>,
+    /// The answer to this tick's request.
+    report: Option<(Visit, Report)>,
+    /// `None` until it was asked once.
+    health: Option<Health>,
+    identity: Identity,
+    instances: Vec<InstanceId>,
+    cursor: Cursor,
+    /// Not asked before.
+    rest_until: BootNs,
+    probe_at: BootNs,
+    stats: DeviceStats,
+}
+
+/// How one device answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DeviceStats {
+    /// Time inside the driver for the newest answer; `None` before the first.
+    pub last_read_ns: Option<u64>,
+    pub read_ns_total: u64,
+    pub reads: u64,
+    /// Answers that came after their deadline and were thrown away.
+    pub late: u64,
+    /// What this device, driver or privilege does not offer, or what means nothing here.
+    pub not_asked: Vec<&'static str>,
+}
+
+// === impl Tracked ===
+
+impl Tracked {
+    pub(crate) fn new(id: DeviceId) -> Self {
+        Self {
+            id,
+            worker: None,
+            asked: None,
+            report: None,
+            health: None,
+            identity: Identity::default(),
+            instances: Vec::new(),
+            cursor: Cursor::default(),
+            rest_until: BootNs::default(),
+            probe_at: BootNs::default(),
+            stats: DeviceStats::default(),
+        }
+    }
+
+    pub(crate) fn stats(&self) -> &DeviceStats {
+        &self.stats
+    }
+
+    /// Lost or in need of a reset: a library that was opened before will not see it come back.
+    pub(crate) fn is_gone(&self) -> bool {
+        matches!(self.health, Some(Health::Lost | Health::ResetRequired))
+    }
+
+    pub(crate) fn awaits(&self, at: BootNs) -> bool {
+        self.asked.is_some_and(|it| it.at == at)
+    }
+
+    /// Lets the thread go. Where it hangs, it stays the device's only one.
+    pub(crate) fn close(&mut self) {
+        if let Some(worker) = &mut self.worker {
+            worker.close();
+        }
+        self.probe_at = BootNs::default();
+        if self.health.is_some() && !self.is_gone() {
+            self.health = Some(Health::Degraded);
+        }
+    }
+
+    /// Asks the device for this tick, unless it rests or still owes an answer.
+    pub(crate) fn ask(&mut self, at: BootNs, library: &Library, messages: &Sender<Message>) {
+        self.forget_ended_worker();
+        if self.asked.is_some() || at < self.rest_until {
+            return;
+        }
+        let visit = Visit {
+            at,
+            last_seen_us: self.cursor.last_seen_us(now_us()),
+            probe: at >= self.probe_at,
+        };
+        if self.worker.is_none() {
+            self.worker = Worker::device(self.id.clone(), library.clone(), messages.clone()).ok();
+        }
+        if self.worker.as_ref().is_some_and(|it| it.ask(visit)) {
+            self.asked = Some(visit);
+        } else {
+            self.health = Some(Health::Degraded);
+        }
+    }
+
+    /// Takes an answer. One that is late speaks of another time, and is only counted.
+    pub(crate) fn accept(&mut self, at: BootNs, report: Report) {
+        self.stats.last_read_ns = Some(report.spent_ns);
+        self.stats.read_ns_total = self.stats.read_ns_total.saturating_add(report.spent_ns);
+        self.stats.reads += 1;
+        let asked = self.asked.take();
+        match asked.filter(|it| it.at == at && report.at == at) {
+            Some(visit) => self.report = Some((visit, report)),
+            None => self.stats.late += 1,
+        }
+    }
+
+    /// What this tick knows of the device; `None` before it was asked for the first time.
+    pub(crate) fn reading(&mut self, at: BootNs) -> Option<DeviceReading> {
+        let before = self.health;
+        let (counters, instances) = match self.report.take() {
+            Some((visit, report)) => self.decode(visit, &report),
+            None => {
+                if self.asked.is_some() {
+                    self.health = Some(Health::Hung);
+                }
+                (Counters::default(), self.unmeasured())
+            }
+        };
+        let health = self.health?;
+        if before != self.health {
+            tracing::info!(device = &*self.id.0, ?before, now = ?health, "GPU health changed");
+        }
+        Some(DeviceReading { at, health, identity: self.identity.clone(), counters, instances })
+    }
+
+    fn decode(&mut self, visit: Visit, report: &Report) -> (Counters, Vec<InstanceReading>) {
+        let answers = &report.answers;
+        self.health = Some(decode::health(answers));
+        if answers.ended() || answers.refused.contains_key(&Call::Handle) {
+            self.rest_until = if self.is_gone() { visit.at + REST_NS } else { visit.at };
+            self.probe_at = visit.at;
+            return (Counters::default(), self.unmeasured());
+        }
+        match &report.identity {
+            Some(identity) => {
+                self.identity = identity.clone();
+                self.probe_at = visit.at + REST_NS;
+                self.stats.not_asked = report.plan.not_asked().map(Call::as_str).collect();
+            }
+            None if decode::plan_is_stale(answers) => self.probe_at = visit.at,
+            None => {}
+        }
+        let activity = self.cursor.consume(visit.last_seen_us, report.now_us, answers);
+        let instances = decode::instances(&self.id, report.plan, answers, &activity)
+            .unwrap_or_else(|| self.unmeasured());
+        self.instances = instances.iter().map(|it| it.id.clone()).collect();
+        (decode::counters(report.plan, answers), instances)
+    }
+
+    /// The instances that were last known, with nothing said about them.
+    fn unmeasured(&self) -> Vec<InstanceReading> {
+        if self.instances.is_empty() {
+            let whole = InstanceId { device: self.id.clone(), mig: None };
+            return vec![decode::unmeasured(whole)];
+        }
+        self.instances.iter().cloned().map(decode::unmeasured).collect()
+    }
+
+    /// A thread that ended without an answer owes none any more.
+    fn forget_ended_worker(&mut self) {
+        if self.worker.as_ref().is_some_and(Worker::has_ended) {
+            self.worker = None;
+            self.asked = None;
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! The threads that call NVML: one for the library, one for each device.
+//!
+//! A call into the driver can block for a minute, or for ever in a state in which a thread cannot be
+//! killed. So each thread owns its handle, gets one request at a time and answers into one channel;
+//! whoever waits, waits there with a deadline, and leaves the thread alone when it passes.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::Sender;
+
+use crate::model::ids::DeviceId;
+use crate::model::readings::NvmlState;
+use crate::model::units::BootNs;
+use crate::samplers::nvml::answers::{Listing, Refusal, Report};
+use crate::samplers::nvml::driver::{Library, OpenError};
+
+/// What the threads send back. Each has at most one of these under way.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Library(Result<(Library, Listing), LibraryError>),
+    Device(DeviceId, Box<Report>),
+}
+
+/// Why there is no list of devices.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum LibraryError {
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    #[error("its devices cannot be listed ({0:?})")]
+    List(Refusal),
+}
+
+/// What goes on while there are no GPU readings, and what happens next.
+const CONSEQUENCE: &str = "the GPUs of this node are not metered, processes and CUDA calls still \
+                           are; it is tried again every 5 s";
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum LibraryRequest {
+    /// List the devices; the library is opened first where it is not open.
+    List,
+    /// Let go of the library, so that the next list comes from a fresh one.
+    Close,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Visit {
+    pub(crate) at: BootNs,
+    /// Samples of processes are wanted from here on: Unix time in microseconds.
+    pub(crate) last_seen_us: u64,
+    /// Look the device up again and find out what it offers.
+    pub(crate) probe: bool,
+}
+
+/// A thread that is asked. Dropping it lets the thread end after the call that it is in.
+#[derive(Debug)]
+pub(crate) struct Worker<R> {
+    requests: Option<SyncSender<R>>,
+    thread: JoinHandle<()>,
+}
+
+// === impl Worker ===
+
+impl<R: Send + 'static> Worker<R> {
+    fn spawn(name: &str, body: impl FnOnce(&Receiver<R>) + Send + 'static) -> io::Result<Self> {
+        let (requests, received) = sync_channel(1);
+        let thread =
+            std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&received))?;
+        Ok(Self { requests: Some(requests), thread })
+    }
+
+    /// False when the thread has ended, was told to, or has not taken the last request yet.
+    pub(crate) fn ask(&self, request: R) -> bool {
+        let Some(requests) = &self.requests else { return false };
+        match requests.try_send(request) {
+            Ok(()) => true,
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => false,
+        }
+    }
+
+    /// Lets the thread end after the call that it is in.
+    pub(crate) fn close(&mut self) {
+        self.requests = None;
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.thread.is_finished()
+    }
+}
+
+impl Worker<LibraryRequest> {
+    pub(crate) fn library(path: PathBuf, messages: Sender<Message>) -> io::Result<Self> {
+        Self::spawn("nvml", move |requests| {
+            let mut library = None;
+            for request in requests {
+                let answer = match request {
+                    LibraryRequest::List => list(&path, &mut library),
+                    LibraryRequest::Close => {
+                        library = None;
+                        continue;
+                    }
+                };
+                if messages.blocking_send(Message::Library(answer)).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+impl Worker<Visit> {
+    pub(crate) fn device(
+        id: DeviceId,
+        library: Library,
+        messages: Sender<Message>,
+    ) -> io::Result<Self> {
+        Self::spawn("nvml-device", move |requests| {
+            let mut held = None;
+            for visit in requests {
+                if visit.probe {
+                    held = None;
+                }
+                let report = library.visit(&id, &mut held, visit.at, visit.last_seen_us);
+                let message = Message::Device(id.clone(), Box::new(report));
+                if messages.blocking_send(message).is_err() {
+                    return;
+                }
+            }
+        })
+    }
+}
+
+fn list(path: &Path, library: &mut Option<Library>) -> Result<(Library, Listing), LibraryError> {
+    let open = match library.take() {
+        Some(open) => open,
+        None => Library::open(path)?,
+    };
+    let listing = open.list().map_err(LibraryError::List)?;
+    *library = Some(open.clone());
+    Ok((open, listing))
+}
+
+// === impl LibraryError ===
+
+impl LibraryError {
+    /// What it means for the node. A library that is not there is no fault of anybody.
+    pub(crate) fn state(&self, path: &Path) -> NvmlState {
+        let path = path.display();
+        match self {
+            Self::Open(OpenError::Load(reason)) if is_missing(&path.to_string(), reason) => {
+                NvmlState::Absent(format!(
+                    "no NVIDIA driver: {reason}; {CONSEQUENCE}. Install the driver, or set \
+                     nvml.library where it is"
+                ))
+            }
+            Self::Open(error @ OpenError::NoDriver) => NvmlState::Absent(format!(
+                "no NVIDIA driver: {error}; {CONSEQUENCE}. Load it with `modprobe nvidia`"
+            )),
+            other => NvmlState::Failed(format!("{path} fails: {other}; {CONSEQUENCE}")),
+        }
+    }
+}
+
+/// The dynamic linker names the file that is missing first; another name is a dependency of a
+/// library that is there.
+fn is_missing(path: &str, reason: &str) -> bool {
+    reason.starts_with(path) && reason.ends_with("No such file or directory")
+}
