@@ -36,7 +36,7 @@ pub mod watch_response {
         Offer(super::Offer),
         #[prost(message, tag = "5")]
         Withdrawn(super::Withdrawn),
-        /// Nothing changed; renews the validity of every offer that the subscriber holds.
+        /// Nothing is left to send; renews the validity of every offer that the subscriber holds.
         #[prost(message, tag = "6")]
         Heartbeat(super::Heartbeat),
     }
@@ -96,7 +96,7 @@ pub struct SnapshotEnd {
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Heartbeat {
-    /// Open offers that this subscriber sees; a subscriber that counts otherwise should resume anew.
+    /// Open offers that this subscriber sees; one that counts otherwise should start with a snapshot.
     #[prost(uint32, tag = "1")]
     pub offers: u32,
 }
@@ -226,22 +226,84 @@ pub struct Fleet {
 pub struct Node {
     #[prost(message, optional, tag = "1")]
     pub identity: ::core::option::Option<super::super::telemetry::v1::NodeIdentity>,
-    /// False = silent for longer than the staleness limit, or its agent has gone.
-    #[prost(bool, tag = "2")]
-    pub live: bool,
+    #[prost(enumeration = "node::Presence", tag = "2")]
+    pub presence: i32,
     #[prost(uint64, tag = "3")]
     pub reading_age_ms: u64,
+    /// As last read, whatever the presence.
     #[prost(message, repeated, tag = "4")]
     pub devices: ::prost::alloc::vec::Vec<super::super::telemetry::v1::Device>,
     #[prost(message, optional, tag = "5")]
     pub tracing: ::core::option::Option<super::super::telemetry::v1::Tracing>,
     #[prost(string, tag = "6")]
     pub nvml_state: ::prost::alloc::string::String,
-    /// Same order as the instances of `devices`, flattened: how long each has been in its class.
-    #[prost(uint64, repeated, tag = "7")]
-    pub class_age_ms: ::prost::alloc::vec::Vec<u64>,
+    /// One for each instance of `devices`, in the same order, flattened.
+    #[prost(message, repeated, tag = "7")]
+    pub instances: ::prost::alloc::vec::Vec<InstanceState>,
     #[prost(uint64, tag = "8")]
     pub spool_records: u64,
+}
+/// Nested message and enum types in `Node`.
+pub mod node {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Presence {
+        Unspecified = 0,
+        Live = 1,
+        /// Nothing was heard for longer than the staleness limit.
+        Silent = 2,
+        /// The agent closed its stream, or its connection broke.
+        Gone = 3,
+    }
+    impl Presence {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "PRESENCE_UNSPECIFIED",
+                Self::Live => "LIVE",
+                Self::Silent => "SILENT",
+                Self::Gone => "GONE",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "PRESENCE_UNSPECIFIED" => Some(Self::Unspecified),
+                "LIVE" => Some(Self::Live),
+                "SILENT" => Some(Self::Silent),
+                "GONE" => Some(Self::Gone),
+                _ => None,
+            }
+        }
+    }
+}
+/// What the collector adds to an instance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct InstanceState {
+    /// How long it has been in its class; absent = the agent's clock did not say.
+    #[prost(uint64, optional, tag = "1")]
+    pub class_age_ms: ::core::option::Option<u64>,
+    /// How long it has been idle without interruption; absent = it is not idle.
+    #[prost(uint64, optional, tag = "2")]
+    pub idle_age_ms: ::core::option::Option<u64>,
+    #[prost(bool, tag = "3")]
+    pub offered: bool,
+    /// What is left of the dwell; absent = no dwell is running.
+    #[prost(uint64, optional, tag = "4")]
+    pub dwell_left_ms: ::core::option::Option<u64>,
 }
 /// Generated client implementations.
 pub mod capacity_client {
@@ -323,9 +385,10 @@ pub mod capacity_client {
             self.inner = self.inner.max_encoding_message_size(limit);
             self
         }
-        /// A snapshot inside the stream, then whole-object changes. A subscriber that keeps reading holds,
-        /// after each message, the offers as they were at that message's revision. It must drop an offer
-        /// when `valid_for_ms` has passed without a word about it: a silent collector has no capacity.
+        /// A snapshot inside the stream, then whole-object changes, in the order of their revisions. A change
+        /// that is overtaken by a newer one of the same offer is left out, so a subscriber may be slow; after
+        /// a heartbeat it holds exactly the open offers. It must drop an offer when `valid_for_ms` has passed
+        /// without a word about it: a silent collector has no capacity.
         pub async fn watch(
             &mut self,
             request: impl tonic::IntoRequest<super::WatchRequest>,
@@ -393,9 +456,10 @@ pub mod capacity_server {
             >
             + std::marker::Send
             + 'static;
-        /// A snapshot inside the stream, then whole-object changes. A subscriber that keeps reading holds,
-        /// after each message, the offers as they were at that message's revision. It must drop an offer
-        /// when `valid_for_ms` has passed without a word about it: a silent collector has no capacity.
+        /// A snapshot inside the stream, then whole-object changes, in the order of their revisions. A change
+        /// that is overtaken by a newer one of the same offer is left out, so a subscriber may be slow; after
+        /// a heartbeat it holds exactly the open offers. It must drop an offer when `valid_for_ms` has passed
+        /// without a word about it: a silent collector has no capacity.
         async fn watch(
             &self,
             request: tonic::Request<super::WatchRequest>,
