@@ -1,1 +1,25 @@
-//! Placeholder.
+//! What the collector shows: Prometheus text and the web page. Reads state, changes nothing.
+
+pub mod prometheus;
+pub mod web;
+
+use std::sync::{Arc, RwLock};
+
+use axum::Router;
+
+use crate::capacity::board::Board;
+use crate::ledger::totals::Totals;
+use crate::state::StateHandle;
+
+/// Where the outputs read. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Sources {
+    pub state: StateHandle,
+    pub board: Board,
+    pub totals: Arc<RwLock<Totals>>,
+}
+
+/// Everything on the HTTP port: `/`, `/metrics`, `/healthz`, `/api/v1/…`.
+pub fn router(sources: Sources) -> Router {
+    web::router(sources)
+}

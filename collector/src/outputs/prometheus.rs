@@ -1,0 +1,276 @@
+//! The fleet and the ledger as Prometheus text.
+//!
+//! Series of devices and tenants are those of `proto::series`, which the agent serves too; what only a
+//! collector knows is added here. Gauges come from live nodes alone: what a silent node said last is
+//! not what is true now. Counters come from the ledger and do not depend on who is connected.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proto::exposition::{Family, Kind, Labels, Text};
+use proto::series;
+use proto::telemetry::v1::{Class, CopyCounts, CudaCounts, copy_counts::Direction};
+
+use crate::ledger::totals::{InstanceSeries, Totals};
+use crate::model::ids::{NodeKey, TenantLabels};
+use crate::model::record::{self, CLASSES};
+use crate::state::fleet::{FleetSnapshot, Losses};
+use crate::state::node::{Node, Presence};
+
+const fn gauge(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Gauge, help }
+}
+
+const fn counter(name: &'static str, help: &'static str) -> Family {
+    Family { name, kind: Kind::Counter, help }
+}
+
+const NODE_INFO: Family =
+    gauge("gleaner_node_info", "1; cluster and agent version of a node, to join on node.");
+const NODE_UP: Family =
+    gauge("gleaner_node_up", "1 while a node is heard, 0 when it is silent or its agent has gone.");
+const READING_AGE: Family =
+    gauge("gleaner_node_reading_age_seconds", "Time since a node's last readings arrived.");
+const SPOOL_RECORDS: Family = gauge(
+    "gleaner_node_spool_records",
+    "Records in a node's spool that no collector has acknowledged yet.",
+);
+const CLASS_AGE: Family =
+    gauge("gleaner_gpu_class_age_seconds", "How long the instance has been in its class.");
+const OFFERS_OPEN: Family =
+    gauge("gleaner_offers_open", "Offers of idle capacity that are open now, by class.");
+const CLASS_SECONDS: Family = counter(
+    "gleaner_gpu_class_seconds_total",
+    "Time of an instance by class, from the ledger; the classes sum to its wall time.",
+);
+const METERED_ENERGY: Family = counter(
+    "gleaner_gpu_metered_energy_joules_total",
+    "Energy of the whole device while it was metered, from the ledger.",
+);
+const MEMORY_INTEGRAL: Family = counter(
+    "gleaner_gpu_memory_byte_seconds_total",
+    "Used memory of an instance integrated over time, from the ledger.",
+);
+const REFUSED_UPDATES: Family = counter(
+    "gleaner_fleet_refused_updates_total",
+    "Live updates of nodes that there was no room for.",
+);
+const CUT: Family = counter(
+    "gleaner_fleet_cut_total",
+    "Parts of live updates that were over a bound and cut off, by what they were.",
+);
+const CONFLICTS: Family = counter(
+    "gleaner_fleet_device_conflicts_total",
+    "Times a live node began to list a device that another live node lists.",
+);
+
+/// Classes that can be offered.
+const OFFERED: [Class; 5] =
+    [Class::Free, Class::HeldNoProcess, Class::HeldNoContext, Class::MemoryHeld, Class::Stalled];
+
+/// Label values of nodes: the node's name, with its cluster in front where two clusters have a node of
+/// that name.
+#[derive(Debug)]
+struct Names<'a> {
+    ambiguous: BTreeSet<&'a str>,
+}
+
+/// Series of the newest readings, and of the nodes themselves.
+pub fn write_fleet(text: &mut Text, fleet: &FleetSnapshot, now_ns: u64) {
+    let names = Names::of(fleet.nodes.iter().map(|it| &it.key));
+    let named: Vec<(String, &Node)> =
+        fleet.nodes.iter().map(|it| (names.label(&it.key), it.as_ref())).collect();
+    let live: Vec<_> = named.iter().filter(|(_, it)| it.presence == Presence::Live).collect();
+    write_nodes(text, &named, now_ns);
+    let updates: Vec<_> = live.iter().map(|(name, it)| (name.as_str(), &it.update)).collect();
+    series::write_live(text, &updates);
+    text.family(SPOOL_RECORDS);
+    for (name, node) in &live {
+        text.count(&Labels::new([("node", name.as_str())]), Some(node.update.spool_records));
+    }
+    text.family(CLASS_AGE);
+    for (name, node) in &live {
+        for it in node.instances() {
+            let device = Labels::new([("node", name.as_str()), ("gpu_uuid", &it.device.gpu_uuid)]);
+            let labels = series::instance_labels(&device, it.instance);
+            text.sample(&labels, it.class_age_ns(now_ns).map(seconds));
+        }
+    }
+    write_losses(text, &fleet.losses);
+}
+
+/// Open offers; a class without any is a measured 0.
+pub fn write_offers(text: &mut Text, open: &BTreeMap<Class, u32>) {
+    text.family(OFFERS_OPEN);
+    for class in OFFERED {
+        let labels = Labels::new([("class", series::class_name(class))]);
+        text.count(&labels, Some(open.get(&class).copied().unwrap_or(0).into()));
+    }
+}
+
+/// Running totals of the ledger.
+pub fn write_totals(text: &mut Text, totals: &Totals) {
+    text.family(series::TENANT_GPU_SECONDS);
+    for (series, ns) in &totals.tenants {
+        let mut labels = tenant(&series.labels);
+        labels.push("share", series.share.as_str());
+        if let Some(method) = series.method {
+            labels.push("method", method.as_str());
+        }
+        text.seconds(&labels, *ns);
+    }
+    let names = Names::of(
+        totals
+            .instances
+            .keys()
+            .map(|it| it.node.as_ref())
+            .chain(totals.unowned.keys().map(|it| it.instance.node.as_ref())),
+    );
+    text.family(series::GPU_SECONDS);
+    for (series, ns) in &totals.unowned {
+        let mut labels = names.instance(&series.instance).with("share", series.share.as_str());
+        if !series.reason.as_str().is_empty() {
+            labels.push("reason", series.reason.as_str());
+        }
+        text.seconds(&labels, *ns);
+    }
+    write_instances(text, totals, &names);
+    let cuda: Vec<_> = totals.cuda.iter().map(|(it, counts)| (tenant(it), cuda(counts))).collect();
+    series::write_cuda(text, &cuda);
+}
+
+fn write_nodes(text: &mut Text, nodes: &[(String, &Node)], now_ns: u64) {
+    text.family(NODE_INFO);
+    for (name, node) in nodes {
+        let version = node.agent_version();
+        let mut labels = Labels::new([("node", name.as_str()), ("cluster", &node.key.cluster)]);
+        if !version.is_empty() {
+            labels.push("agent_version", version);
+        }
+        text.count(&labels, Some(1));
+    }
+    text.family(NODE_UP);
+    for (name, node) in nodes {
+        let up = u64::from(node.presence == Presence::Live);
+        text.count(&Labels::new([("node", name.as_str())]), Some(up));
+    }
+    text.family(READING_AGE);
+    for (name, node) in nodes {
+        let age = seconds(node.reading_age_ns(now_ns));
+        text.sample(&Labels::new([("node", name.as_str())]), Some(age));
+    }
+}
+
+fn write_losses(text: &mut Text, losses: &Losses) {
+    let none = Labels::default();
+    text.family(REFUSED_UPDATES).count(&none, Some(losses.updates));
+    text.family(CONFLICTS).count(&none, Some(losses.conflicts));
+    text.family(CUT);
+    let cuts = &losses.cuts;
+    for (what, count) in [
+        ("device", cuts.devices),
+        ("instance", cuts.instances),
+        ("holder", cuts.holders),
+        ("text", cuts.texts),
+    ] {
+        text.count(&Labels::new([("what", what)]), Some(count));
+    }
+}
+
+fn write_instances(text: &mut Text, totals: &Totals, names: &Names<'_>) {
+    let instances: Vec<_> =
+        totals.instances.iter().map(|(it, totals)| (names.instance(it), totals)).collect();
+    text.family(CLASS_SECONDS);
+    for (labels, totals) in &instances {
+        for (class, ns) in CLASSES.iter().zip(totals.class_ns) {
+            // A class that the instance never was in has no series: nine for each would be a lot.
+            if ns > 0 {
+                text.seconds(&labels.with("class", class), ns);
+            }
+        }
+    }
+    text.family(METERED_ENERGY);
+    for (labels, totals) in &instances {
+        // Millijoules, by the same exact route as nanoseconds.
+        if let Some(mj) = totals.energy_mj {
+            text.seconds(labels, mj.saturating_mul(1_000_000));
+        }
+    }
+    text.family(MEMORY_INTEGRAL);
+    for (labels, totals) in &instances {
+        text.count(labels, totals.memory_byte_seconds.map(saturating));
+    }
+}
+
+// === impl Names ===
+
+impl<'a> Names<'a> {
+    fn of(keys: impl Iterator<Item = &'a NodeKey>) -> Self {
+        let mut clusters: BTreeMap<&str, &str> = BTreeMap::new();
+        let mut ambiguous = BTreeSet::new();
+        for key in keys {
+            if *clusters.entry(&key.node).or_insert(&key.cluster) != key.cluster {
+                ambiguous.insert(key.node.as_str());
+            }
+        }
+        Self { ambiguous }
+    }
+
+    fn label(&self, key: &NodeKey) -> String {
+        if self.ambiguous.contains(key.node.as_str()) { key.to_string() } else { key.node.clone() }
+    }
+
+    fn instance(&self, it: &InstanceSeries) -> Labels {
+        let node = self.label(&it.node);
+        let labels = Labels::new([("node", node.as_str()), ("gpu_uuid", &it.instance.gpu_uuid)]);
+        it.instance
+            .mig_uuid
+            .as_ref()
+            .map_or_else(|| labels.clone(), |mig| labels.with("mig_uuid", mig))
+    }
+}
+
+fn tenant(labels: &TenantLabels) -> Labels {
+    series::labels_of(
+        &labels.tenant,
+        labels.namespace.as_deref(),
+        labels.pod.as_deref(),
+        labels.container.as_deref(),
+    )
+}
+
+fn cuda(counts: &record::CudaCounts) -> CudaCounts {
+    const DIRECTIONS: [Direction; 5] = [
+        Direction::HostToDevice,
+        Direction::DeviceToHost,
+        Direction::DeviceToDevice,
+        Direction::Unknown,
+        Direction::Peer,
+    ];
+    let copy = |(direction, copies): (Direction, &record::CopyCounts)| CopyCounts {
+        direction: direction.into(),
+        calls: saturating(copies.calls),
+        bytes: saturating(copies.bytes),
+    };
+    CudaCounts {
+        launches: saturating(counts.launches),
+        graph_launches: saturating(counts.graph_launches),
+        allocations: saturating(counts.allocations),
+        allocated_bytes: saturating(counts.allocated_bytes),
+        failed_allocations: saturating(counts.failed_allocations),
+        frees: saturating(counts.frees),
+        copies: DIRECTIONS.into_iter().zip(&counts.copies).map(copy).collect(),
+        synchronizations: saturating(counts.synchronizations),
+        synchronize_wait_ns: saturating(counts.synchronize_wait_ns),
+    }
+}
+
+/// The exposition counts in 64 bits; the ledger in 128.
+fn saturating(value: u128) -> u64 {
+    u64::try_from(value).unwrap_or(u64::MAX)
+}
+
+/// For ages, which are shown and never added up.
+#[expect(clippy::cast_precision_loss, reason = "an age of months keeps its microseconds")]
+fn seconds(ns: u64) -> f64 {
+    ns as f64 / 1e9
+}
