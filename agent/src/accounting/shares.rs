@@ -8,20 +8,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::accounting::Span;
 use crate::attribution::{launches_between, total};
 use crate::model::ids::{Holder, ProcessId};
-use crate::model::readings::ProcessReading;
 use crate::model::units::split;
 use crate::model::usage::{Method, Reason, Share};
 
 /// Processes of one holder on the instance; all unresolved processes are one party together.
 #[derive(Debug, Default)]
 struct Party {
-    processes: BTreeSet<ProcessId>,
-    /// Somebody was listed without a start time: his launches cannot be looked up.
-    nameless: bool,
+    /// Listed at either end; `None` for one without a start time, whose launches cannot be looked
+    /// up.
+    processes: BTreeSet<Option<ProcessId>>,
     /// Listed at the start of the span.
     present: bool,
-    /// SM samples of the span; `None` when those of any process are missing.
-    sm_weight: Option<u64>,
+    /// SM weight of each process that is listed at the end.
+    samples: BTreeMap<Option<ProcessId>, Option<u64>>,
+    /// Launches of all of them in the span; `None` when those of any are not known.
     launches: Option<u64>,
 }
 
@@ -72,7 +72,7 @@ fn weigh(parties: &BTreeMap<Option<Holder>, Party>) -> (Method, Vec<u64>) {
         let weights: Vec<u64> = parties.values().map(weight).collect::<Option<_>>()?;
         weights.iter().any(|it| *it > 0).then_some(weights)
     };
-    if let Some(weights) = known(|it| it.sm_weight) {
+    if let Some(weights) = known(Party::sm_weight) {
         (Method::Measured, weights)
     } else if let Some(weights) = known(|it| it.launches) {
         (Method::LaunchWeighted, weights)
@@ -108,24 +108,24 @@ fn add_held(
 /// Everyone who is listed at either end; the key `None` is whoever could not be resolved.
 fn parties(span: &Span<'_>) -> BTreeMap<Option<Holder>, Party> {
     let mut parties: BTreeMap<Option<Holder>, Party> = BTreeMap::new();
+    let mut before = BTreeMap::new();
     for process in span.previous.processes {
+        before.insert(process.tgid, process.process);
         let party = parties.entry(holder_of(span, process.process)).or_default();
         party.present = true;
-        party.note(process.process);
+        party.processes.insert(process.process);
     }
     for process in span.next.processes {
-        let id = process.process.or_else(|| listed_before(span, process.tgid));
-        parties.entry(holder_of(span, id)).or_default().note(id);
+        // One that the driver still lists after it has gone from `/proc` is the one listed before.
+        let id = process.process.or_else(|| before.get(&process.tgid).copied().flatten());
+        let party = parties.entry(holder_of(span, id)).or_default();
+        party.processes.insert(id);
+        party.samples.insert(id, process.sm_weight);
     }
     for party in parties.values_mut() {
-        party.weigh(span);
+        party.launches = total(party.processes.iter().map(|it| launches(span, *it)));
     }
     parties
-}
-
-/// A process that the driver still lists after it has gone from `/proc` is the one listed before.
-fn listed_before(span: &Span<'_>, tgid: u32) -> Option<ProcessId> {
-    span.previous.processes.iter().find(|it| it.tgid == tgid)?.process
 }
 
 /// By either tick: a process is often resolved only at one of them.
@@ -135,33 +135,16 @@ fn holder_of(span: &Span<'_>, process: Option<ProcessId>) -> Option<Holder> {
     next.or(previous).cloned()
 }
 
+fn launches(span: &Span<'_>, process: Option<ProcessId>) -> Option<u64> {
+    launches_between(Some(span.previous.readings), span.next.readings, process?)
+}
+
 // === impl Party ===
 
 impl Party {
-    fn note(&mut self, process: Option<ProcessId>) {
-        match process {
-            Some(id) => self.processes.extend([id]),
-            None => self.nameless = true,
-        }
+    /// SM samples of the span; `None` when those of any process are missing, also because it ended.
+    fn sm_weight(&self) -> Option<u64> {
+        let complete = self.samples.len() == self.processes.len();
+        total(self.samples.values().copied()).filter(|_| complete)
     }
-
-    fn weigh(&mut self, span: &Span<'_>) {
-        if self.nameless {
-            return;
-        }
-        let sample = |id: &ProcessId| listed(span.next.processes, *id)?.sm_weight;
-        let launched = |id: &ProcessId| {
-            launches_between(Some(span.previous.readings), span.next.readings, *id)
-        };
-        self.sm_weight = total(self.processes.iter().map(sample));
-        self.launches = total(self.processes.iter().map(launched));
-    }
-}
-
-/// By process where the list has its start time, else by the number alone.
-fn listed(processes: &[ProcessReading], id: ProcessId) -> Option<&ProcessReading> {
-    processes.iter().find(|it| match it.process {
-        Some(process) => process == id,
-        None => it.tgid == id.tgid,
-    })
 }

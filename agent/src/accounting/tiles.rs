@@ -151,3 +151,73 @@ impl Share {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::time::Duration;
+
+    use super::{OpenTiles, SHORTEST_NS};
+    use crate::attribution::fixtures;
+    use crate::model::units::BootNs;
+    use crate::model::usage::{Class, Share, Tile};
+
+    /// Held, idle, from `start` to `end` seconds.
+    fn held(start: u64, end: u64, by: &str) -> Tile {
+        let span = (end - start) * SHORTEST_NS;
+        Tile {
+            id: fixtures::id(0),
+            start: BootNs(start * SHORTEST_NS),
+            end: BootNs(end * SHORTEST_NS),
+            shares: BTreeMap::from([(Share::HeldIdle(fixtures::holder(by)), span)]),
+            classes: BTreeMap::from([(Class::MemoryHeld, span)]),
+            energy_mj: Some(span),
+            memory: None,
+        }
+    }
+
+    #[test]
+    fn only_what_follows_is_taken_in() {
+        let refuses = |next: &Tile| {
+            let mut tile = held(0, 5, "a");
+            assert!(!tile.merge(next));
+            assert_eq!(tile, held(0, 5, "a"));
+        };
+        refuses(&held(6, 7, "a"));
+        refuses(&held(4, 7, "a"));
+        refuses(&Tile { id: fixtures::id(1), ..held(5, 7, "a") });
+        let mut tile = held(0, 5, "a");
+        assert!(tile.merge(&held(5, 7, "a")));
+        assert_eq!(tile, held(0, 7, "a"));
+    }
+
+    /// Spans in seconds after the tiles went in one by one.
+    fn check(tiles: &[Tile], expected: &[u64]) {
+        let mut open = OpenTiles::default();
+        tiles.iter().for_each(|it| open.add(it.clone()));
+        let spans: Vec<u64> = open.close_all().iter().map(|it| it.span() / SHORTEST_NS).collect();
+        assert_eq!(spans, expected);
+    }
+
+    #[test]
+    fn a_tile_ends_where_its_sum_would_say_less() {
+        check(&[held(0, 2, "a"), held(2, 4, "a")], &[4]);
+        check(&[held(0, 2, "a"), held(2, 4, "b")], &[2, 2]);
+        check(&[held(0, 2, "a"), held(3, 4, "a")], &[2, 1]);
+        check(&[held(0, 2, "a"), Tile { energy_mj: None, ..held(2, 4, "a") }], &[2, 2]);
+        check(&[held(0, 3_000, "a"), held(3_000, 4_000, "a")], &[3_000, 1_000]);
+    }
+
+    #[test]
+    fn a_tile_is_due_by_its_length() {
+        let mut open = OpenTiles::default();
+        open.add(held(0, 9, "a"));
+        let close = |open: &mut OpenTiles, at: u64| {
+            open.close(BootNs(at * SHORTEST_NS), Duration::from_secs(10)).len()
+        };
+        assert_eq!(close(&mut open, 9), 0);
+        open.add(held(9, 10, "a"));
+        assert_eq!(close(&mut open, 10), 1);
+        assert_eq!(close(&mut open, 99), 0);
+    }
+}

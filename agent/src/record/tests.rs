@@ -1,0 +1,170 @@
+//! What is written is read again, field for field.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, proptest};
+
+use super::{RecordError, Stamp, decode, encode};
+use crate::model::ids::{DeviceId, Holder, HolderKind, InstanceId};
+use crate::model::readings::{CopyCounts, CudaCounts};
+use crate::model::units::BootNs;
+use crate::model::usage::{
+    Class, CudaActivity, MemoryIntegral, Method, Reason, Record, Share, Tile,
+};
+
+fn holder() -> impl Strategy<Value = Holder> {
+    let kind = prop::sample::select(vec![
+        HolderKind::Pod,
+        HolderKind::SlurmStep,
+        HolderKind::Container,
+        HolderKind::Unit,
+        HolderKind::User,
+    ]);
+    let text = || prop::option::of("[a-z]{0,3}");
+    (kind, "[a-z]{1,3}", "[a-z]{1,3}", text(), text(), text()).prop_map(
+        |(kind, id, tenant, namespace, pod, container)| Holder {
+            kind,
+            id: id.into(),
+            tenant: tenant.into(),
+            namespace: namespace.map(Into::into),
+            pod: pod.map(Into::into),
+            container: container.map(Into::into),
+        },
+    )
+}
+
+fn share() -> impl Strategy<Value = Share> {
+    let method = prop::sample::select(vec![
+        Method::Exclusive,
+        Method::Measured,
+        Method::LaunchWeighted,
+        Method::EqualSplit,
+    ]);
+    let reason = || {
+        prop::sample::select(vec![
+            Reason::AgentDown,
+            Reason::NvmlFailed,
+            Reason::GpuLost,
+            Reason::GpuHung,
+            Reason::ResetRequired,
+            Reason::NoProcessList,
+            Reason::NoHolder,
+            Reason::UnresolvedProcess,
+        ])
+    };
+    proptest::prop_oneof![
+        (holder(), method).prop_map(|(holder, method)| Share::Active(holder, method)),
+        holder().prop_map(Share::HeldIdle),
+        holder().prop_map(Share::HeldUnknown),
+        Just(Share::Free),
+        reason().prop_map(Share::Unattributed),
+        reason().prop_map(Share::Unobserved),
+    ]
+}
+
+fn class() -> impl Strategy<Value = Class> {
+    prop::sample::select(vec![
+        Class::Unknown,
+        Class::Free,
+        Class::HeldNoProcess,
+        Class::HeldNoContext,
+        Class::MemoryHeld,
+        Class::Stalled,
+        Class::HostBound,
+        Class::Active,
+        Class::Down,
+    ])
+}
+
+fn tile() -> impl Strategy<Value = Tile> {
+    let memory = (any::<u32>(), any::<u64>()).prop_map(|(byte_seconds, peak_bytes)| {
+        MemoryIntegral { byte_ns: u128::from(byte_seconds) * 1_000_000_000, peak_bytes }
+    });
+    (
+        ("[A-Z]{3}", prop::option::of("[A-Z]{3}"), any::<u64>(), any::<u64>()),
+        prop::collection::btree_map(share(), any::<u64>(), 0..5),
+        prop::collection::btree_map(class(), any::<u64>(), 0..4),
+        prop::option::of(any::<u64>()),
+        prop::option::of(memory),
+    )
+        .prop_map(|((device, mig, start, end), shares, classes, energy_mj, memory)| Tile {
+            id: InstanceId { device: DeviceId(device.into()), mig: mig.map(Into::into) },
+            start: BootNs(start),
+            end: BootNs(end),
+            shares,
+            classes,
+            energy_mj,
+            memory,
+        })
+}
+
+fn activity() -> impl Strategy<Value = CudaActivity> {
+    let copies = any::<[(u64, u64); 5]>()
+        .prop_map(|it| it.map(|(calls, bytes)| CopyCounts { calls, bytes }));
+    (
+        (holder(), any::<u64>(), any::<u64>(), prop::option::of("[A-Z]{3}")),
+        (any::<[u64; 8]>(), copies),
+    )
+        .prop_map(|((holder, start, end, device), (counts, copies))| CudaActivity {
+            holder,
+            start: BootNs(start),
+            end: BootNs(end),
+            device: device.map(|it| DeviceId(it.into())),
+            counts: CudaCounts {
+                launches: counts[0],
+                graph_launches: counts[1],
+                allocations: counts[2],
+                allocated_bytes: counts[3],
+                failed_allocations: counts[4],
+                frees: counts[5],
+                copies,
+                synchronizations: counts[6],
+                synchronize_wait_ns: counts[7],
+            },
+        })
+}
+
+fn record() -> impl Strategy<Value = Record> {
+    proptest::prop_oneof![tile().prop_map(Record::Tile), activity().prop_map(Record::Cuda)]
+}
+
+fn stamp() -> Stamp {
+    Stamp { boot_id: "boot".into(), real_ns: -5 }
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_again(record in record()) {
+        let read = decode(&encode(&record, &stamp())).unwrap();
+        prop_assert_eq!(read, (record, stamp()));
+    }
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+        let accepted = decode(&bytes).is_ok();
+        prop_assert_eq!(accepted, decode(&bytes).is_ok());
+    }
+}
+
+#[test]
+fn memory_is_rounded_down_to_byte_seconds() {
+    let memory = MemoryIntegral { byte_ns: 2_999_999_999, peak_bytes: 3 };
+    let tile = Tile {
+        id: InstanceId { device: DeviceId("A".into()), mig: None },
+        start: BootNs(0),
+        end: BootNs(0),
+        shares: BTreeMap::new(),
+        classes: BTreeMap::new(),
+        energy_mj: None,
+        memory: Some(memory),
+    };
+    let (read, _) = decode(&encode(&Record::Tile(tile), &stamp())).unwrap();
+    let Record::Tile(read) = read else { panic!("a tile was written") };
+    assert_eq!(read.memory.map(|it| it.byte_ns), Some(2_000_000_000));
+}
+
+#[test]
+fn what_is_missing_is_named() {
+    assert!(matches!(decode(&[]), Err(RecordError::Missing("kind"))));
+    assert!(matches!(decode(&[0xff]), Err(RecordError::Malformed(_))));
+}
