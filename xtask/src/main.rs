@@ -11,10 +11,13 @@ mod packages;
 mod progress;
 mod shell;
 
+mod stage;
+
 mod bpf;
 mod ci;
 mod test;
 mod tidy;
+mod up;
 
 use std::process::ExitCode;
 
@@ -29,6 +32,8 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Start everything on this machine and show idle capacity as it happens.
+    Up,
     /// Run every test; as root it first installs what they need.
     Test {
         /// Only tests whose name contains one of these.
@@ -48,6 +53,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
+        Task::Up => up::run(),
         Task::Test { filters } => test::run(&filters),
         Task::Ci { skip_tests } => ci::run(!skip_tests),
         Task::Tidy => tidy::run(),

@@ -1,0 +1,40 @@
+//! `cargo xtask up`: collector, agent and a page on this machine, with the real GPUs or with
+//! simulated ones. Ctrl-C leaves nothing behind.
+
+mod configuration;
+mod demo;
+mod gpus;
+mod signals;
+mod tenants;
+mod words;
+
+use std::process::Command;
+
+use crate::{bpf, progress, shell};
+use demo::Demo;
+use signals::Signals;
+
+pub(crate) fn run() -> anyhow::Result<()> {
+    build()?;
+    let signals = Signals::hold_back()?;
+    let Some(mut demo) = Demo::start(&signals)? else { return Ok(()) };
+    let ended = demo.run_until_stopped(&signals);
+    eprintln!("\nstopping");
+    drop(demo);
+    eprintln!("stopped: processes, cgroups and files are gone");
+    ended
+}
+
+/// The stand-ins are built wherever the demo runs: only the built agent knows whether it needs them.
+fn build() -> anyhow::Result<()> {
+    bpf::run()?;
+    let mut cargo = shell::cargo(["build", "--locked"]);
+    for it in ["agent", "collector", "nvml-stub", "cuda-stub-cmp", "workload"] {
+        cargo.args(["--package", it]);
+    }
+    progress::build("agent, collector, client and the stand-ins for a GPU", cargo)
+}
+
+fn program(name: &str) -> Command {
+    Command::new(shell::root().join("target/debug").join(name))
+}
