@@ -1,1 +1,139 @@
-//! Placeholder.
+//! Who holds a GPU: from a process to the pod, job step, container, unit or user it belongs to.
+//!
+//! `driver.rs` reads `/proc`, `decode.rs` knows what cgroup paths mean. An answer holds for one life
+//! of a process and is kept until that ends; no answer is tried again.
+
+pub mod decode;
+pub mod driver;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::model::ids::{Holder, ProcessId};
+use crate::samplers::holders::decode::Workload;
+use crate::samplers::holders::driver::Proc;
+
+/// Answers that are kept. Beyond it a process is read again whenever it is asked for.
+const MAX_HOLDERS: usize = 16_384;
+/// Users whose names are kept; beyond it all are asked for again.
+const MAX_USERS: usize = 4_096;
+
+/// Resolves processes to holders.
+#[derive(Debug)]
+pub struct Resolver {
+    proc: Proc,
+    holders: BTreeMap<ProcessId, Holder>,
+    users: BTreeMap<u32, Arc<str>>,
+}
+
+// === impl Resolver ===
+
+impl Resolver {
+    #[must_use]
+    pub fn new(proc_root: &Path) -> Self {
+        Self { proc: Proc::new(proc_root), holders: BTreeMap::new(), users: BTreeMap::new() }
+    }
+
+    /// The life that this PID has now; `None` when there is none.
+    #[must_use]
+    pub fn process_id(&self, tgid: u32) -> Option<ProcessId> {
+        let start_ticks = self.proc.start_ticks(tgid)?;
+        Some(ProcessId { tgid, start_ticks })
+    }
+
+    /// Who this process works for. `uid` is what the kernel said about it, and is read where it
+    /// said nothing. `None` when the process is gone; asking again is cheap and may succeed.
+    pub fn resolve(&mut self, process: ProcessId, uid: Option<u32>) -> Option<Holder> {
+        if let Some(holder) = self.holders.get(&process) {
+            return Some(holder.clone());
+        }
+        let facts = self.proc.read(process)?;
+        let workload = Workload::of_cgroup(&facts.cgroup);
+        let user = workload.user(uid.or(facts.uid)).map(|it| (it, self.user_name(it)));
+        let holder = workload.holder(user.as_ref().map(|(uid, name)| (*uid, &**name)))?;
+        if self.holders.len() < MAX_HOLDERS {
+            self.holders.insert(process, holder.clone());
+        }
+        Some(holder)
+    }
+
+    /// Forgets all but these.
+    pub fn retain(&mut self, live: &BTreeSet<ProcessId>) {
+        self.holders.retain(|process, _| live.contains(process));
+    }
+
+    /// The number where there is no name. A name is asked for once: a user database may be remote.
+    fn user_name(&mut self, uid: u32) -> Arc<str> {
+        if let Some(name) = self.users.get(&uid) {
+            return Arc::clone(name);
+        }
+        let Some(name) = driver::user_name(uid).filter(|it| !it.is_empty()) else {
+            return uid.to_string().into();
+        };
+        if self.users.len() >= MAX_USERS {
+            self.users.clear();
+        }
+        Arc::clone(self.users.entry(uid).or_insert(name.into()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::path::Path;
+
+    use super::Resolver;
+    use crate::model::ids::{HolderKind, ProcessId};
+
+    const PROCESS: ProcessId = ProcessId { tgid: 7, start_ticks: 160_719 };
+
+    fn process(root: &Path, start_ticks: u64, cgroup: &str) {
+        let folder = root.join("7");
+        std::fs::create_dir_all(&folder).unwrap();
+        let stat = format!("7 (x) S 1 7 7 0 -1 4 9 0 0 0 1 2 0 0 20 0 1 0 {start_ticks} 3 4");
+        std::fs::write(folder.join("stat"), stat).unwrap();
+        std::fs::write(folder.join("cgroup"), cgroup).unwrap();
+        std::fs::write(folder.join("status"), "Name:\tx\nUid:\t4000000000\t0\t0\t0\n").unwrap();
+    }
+
+    #[test]
+    fn an_answer_is_kept_for_one_life_of_a_process() {
+        let root = tempfile::tempdir().unwrap();
+        let mut resolver = Resolver::new(root.path());
+        assert_eq!(resolver.process_id(7), None);
+        assert_eq!(resolver.resolve(PROCESS, None), None);
+
+        process(root.path(), PROCESS.start_ticks, "0::/system.slice/x.service");
+        assert_eq!(resolver.process_id(7), Some(PROCESS));
+        let holder = resolver.resolve(PROCESS, None).unwrap();
+        assert_eq!((holder.kind, &*holder.tenant), (HolderKind::Unit, "x"));
+
+        // The PID has another life; what was known of the first one stays, and is not given to it.
+        process(root.path(), 170_000, "0::/system.slice/other.service");
+        assert_eq!(resolver.resolve(PROCESS, None), Some(holder));
+        let second = ProcessId { start_ticks: 170_000, ..PROCESS };
+        assert_eq!(&*resolver.resolve(second, None).unwrap().tenant, "other");
+
+        resolver.retain(&BTreeSet::from([second]));
+        assert_eq!(resolver.resolve(PROCESS, None), None);
+        assert!(resolver.resolve(second, None).is_some());
+    }
+
+    #[test]
+    fn a_user_without_a_name_is_a_number() {
+        let root = tempfile::tempdir().unwrap();
+        process(root.path(), PROCESS.start_ticks, "0::/");
+        let tenant = |uid| Resolver::new(root.path()).resolve(PROCESS, uid).unwrap().tenant;
+        assert_eq!(&*tenant(None), "4000000000");
+        assert_eq!(&*tenant(Some(4_000_000_001)), "4000000001");
+        assert_eq!(&*tenant(Some(0)), "root");
+    }
+
+    #[test]
+    fn this_process_has_a_holder() {
+        let mut resolver = Resolver::new(Path::new("/proc"));
+        let process = resolver.process_id(std::process::id()).unwrap();
+        assert!(resolver.resolve(process, None).is_some());
+    }
+}
