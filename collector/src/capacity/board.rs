@@ -43,9 +43,13 @@ impl Board {
     #[must_use]
     pub fn new(idle: &Idle) -> Self {
         let policy = Policy { held_dwell_ns: nanoseconds(idle.dwell) };
+        Self::of(Offers::new(policy, WITHDRAWALS))
+    }
+
+    pub(super) fn of(offers: Offers) -> Self {
         let shared = Shared {
             generation: format!("{:016x}", fastrand::u64(..)),
-            offers: RwLock::new(Offers::new(policy, WITHDRAWALS)),
+            offers: RwLock::new(offers),
             news: watch::Sender::default(),
         };
         Self { shared: Arc::new(shared) }

@@ -8,4 +8,6 @@ pub mod board;
 pub mod offers;
 pub mod policy;
 pub mod stream;
+#[cfg(test)]
+mod tests;
 mod wire;

@@ -31,7 +31,7 @@ pub struct Offer {
     pub version: u64,
     /// What it was idle for before it was offered; 0 for free capacity.
     pub dwell_ns: u64,
-    node: Arc<Node>,
+    pub node: Arc<Node>,
     /// Place in `node.instances()`.
     index: usize,
 }

@@ -108,3 +108,90 @@ impl Withheld {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Decision, Policy, Withheld};
+    use crate::state::fixtures::{LIMITS, SECOND, gone, gpu, held_by, live, tick};
+    use crate::state::{Event, fleet::Fleet};
+    use proto::telemetry::v1::{Class, Device, Health};
+
+    const POLICY: Policy = Policy { held_dwell_ns: 60 * SECOND };
+    const AT_ONCE: Decision = Decision::Offer { dwell_ns: 0 };
+
+    /// What is decided at second 200 on a device, and then on what happens.
+    fn check_after(device: Device, events: Vec<Event>, expected: Decision) {
+        let mut fleet = Fleet::new(LIMITS);
+        fleet.apply(live("n", 200, vec![device]));
+        for event in events {
+            fleet.apply(event);
+        }
+        let snapshot = fleet.snapshot();
+        let observed = snapshot.nodes[0].instances().next().expect("the node has an instance");
+        assert_eq!(POLICY.decide(&observed), expected);
+    }
+
+    fn check(device: Device, expected: Decision) {
+        check_after(device, Vec::new(), expected);
+    }
+
+    #[test]
+    fn free_capacity_has_no_dwell() {
+        check(gpu("GPU-1", Class::Free, 200), AT_ONCE);
+    }
+
+    #[test]
+    fn held_capacity_lasts_its_dwell_first() {
+        for class in [Class::HeldNoProcess, Class::HeldNoContext, Class::MemoryHeld, Class::Stalled]
+        {
+            let held = |since_s| held_by(gpu("GPU-1", class, since_s), &["a"]);
+            let left_ns = SECOND;
+            check(held(141), Decision::Withhold(Withheld::Dwelling { left_ns }));
+            check(held(140), Decision::Offer { dwell_ns: 60 * SECOND });
+        }
+    }
+
+    #[test]
+    fn a_dwell_does_not_end_without_a_reading() {
+        let held = held_by(gpu("GPU-1", Class::MemoryHeld, 141), &["a"]);
+        let left_ns = SECOND;
+        check_after(held, vec![tick(210)], Decision::Withhold(Withheld::Dwelling { left_ns }));
+    }
+
+    #[test]
+    fn what_is_used_or_unknown_is_never_offered() {
+        for (class, withheld) in [
+            (Class::Active, Withheld::Busy),
+            (Class::HostBound, Withheld::Busy),
+            (Class::Unknown, Withheld::Unknown),
+            (Class::Unspecified, Withheld::Unknown),
+            (Class::Down, Withheld::Unhealthy),
+        ] {
+            check(gpu("GPU-1", class, 0), Decision::Withhold(withheld));
+        }
+        let unread = Device { readings: None, ..gpu("GPU-1", Class::Free, 0) };
+        check(unread, Decision::Withhold(Withheld::Unknown));
+    }
+
+    #[test]
+    fn only_health_that_is_known_to_be_good_is_offered() {
+        for (health, withheld) in [
+            (Health::Unspecified, Withheld::Unknown),
+            (Health::Degraded, Withheld::Unhealthy),
+            (Health::Hung, Withheld::Unhealthy),
+            (Health::Lost, Withheld::Unhealthy),
+            (Health::ResetRequired, Withheld::Unhealthy),
+        ] {
+            let device = Device { health: health.into(), ..gpu("GPU-1", Class::Free, 0) };
+            check(device, Decision::Withhold(withheld));
+        }
+    }
+
+    #[test]
+    fn a_node_that_is_not_heard_has_no_idle_capacity() {
+        let free = || gpu("GPU-1", Class::Free, 0);
+        check_after(free(), vec![tick(215)], AT_ONCE);
+        check_after(free(), vec![tick(216)], Decision::Withhold(Withheld::Silent));
+        check_after(free(), vec![gone("n")], Decision::Withhold(Withheld::Gone));
+    }
+}

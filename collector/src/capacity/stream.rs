@@ -40,13 +40,12 @@ pub fn service(
     board: Board,
     idle: Idle,
 ) -> pb::capacity_server::CapacityServer<Service> {
-    let places = Arc::new(Semaphore::new(SUBSCRIBERS));
-    pb::capacity_server::CapacityServer::new(Service { state, board, idle, places })
+    pb::capacity_server::CapacityServer::new(Service::new(state, board, idle))
 }
 
 /// One subscriber: where it is, and what it waits for.
 #[derive(Debug)]
-struct Subscriber {
+pub(super) struct Subscriber {
     board: Board,
     sign: watch::Receiver<Sign>,
     beat: Interval,
@@ -86,6 +85,18 @@ impl Look {
 
 // === impl Service ===
 
+impl Service {
+    pub(super) fn new(state: StateHandle, board: Board, idle: Idle) -> Self {
+        Self { state, board, idle, places: Arc::new(Semaphore::new(SUBSCRIBERS)) }
+    }
+
+    /// `None` when every place is taken.
+    pub(super) fn subscribe(&self, request: &pb::WatchRequest) -> Option<Subscriber> {
+        let place = Arc::clone(&self.places).try_acquire_owned().ok()?;
+        Some(Subscriber::new(self, request, place))
+    }
+}
+
 #[tonic::async_trait]
 impl pb::capacity_server::Capacity for Service {
     type WatchStream = Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>> + Send>>;
@@ -94,13 +105,12 @@ impl pb::capacity_server::Capacity for Service {
         &self,
         request: Request<pb::WatchRequest>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_full| {
+        let subscriber = self.subscribe(request.get_ref()).ok_or_else(|| {
             Status::resource_exhausted(format!(
-                "all {SUBSCRIBERS} subscriber places of this collector are taken; the others are not affected. \
-                 Close a stream that is not needed, or read from another subscriber",
+                "all {SUBSCRIBERS} places for subscribers are taken; those that have one are not \
+                 affected. Close a stream that is not needed, and try again"
             ))
         })?;
-        let subscriber = Subscriber::new(self, request.get_ref(), place);
         let messages = stream::unfold(subscriber, |mut it| async move {
             let message = it.next().await?;
             Some((message, it))
@@ -135,10 +145,12 @@ impl Subscriber {
         };
         let mut beat = interval(service.idle.heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        beat.reset();
         Self {
             sign: board.watch(),
             beat,
-            beat_due: false,
+            // At once, so that a subscriber knows when it has caught up.
+            beat_due: true,
             valid_for: service.idle.valid_for,
             filter: Filter::of(request.classes()),
             phase,
@@ -150,7 +162,7 @@ impl Subscriber {
     }
 
     /// The next message, as soon as there is one; `None` after the end.
-    async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
+    pub(super) async fn next(&mut self) -> Option<Result<pb::WatchResponse, Status>> {
         loop {
             if self.phase == Phase::Ended {
                 return None;

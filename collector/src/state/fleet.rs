@@ -230,3 +230,123 @@ fn vanished(before: &Node, now: &Node) -> Vec<Arc<str>> {
 pub fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Change, Fleet};
+    use crate::state::fixtures::{LIMITS, gone, gpu, key, live, tick};
+    use crate::state::node::Presence;
+    use proto::telemetry::v1::{Class, Device};
+
+    fn free(uuid: &str) -> Device {
+        gpu(uuid, Class::Free, 0)
+    }
+
+    /// `(node, presence, instances, vanished)` of each change.
+    fn told(changes: &[Change]) -> Vec<(String, Presence, usize, Vec<String>)> {
+        let vanished = |it: &Change| it.vanished.iter().map(ToString::to_string).collect();
+        changes
+            .iter()
+            .map(|it| {
+                let node = &it.node;
+                (node.key.node.clone(), node.presence, node.instances().count(), vanished(it))
+            })
+            .collect()
+    }
+
+    fn fleet() -> Fleet {
+        Fleet::new(LIMITS)
+    }
+
+    fn says(
+        node: &str,
+        presence: Presence,
+        instances: usize,
+        vanished: &[&str],
+    ) -> (String, Presence, usize, Vec<String>) {
+        let vanished = vanished.iter().map(ToString::to_string).collect();
+        (node.to_owned(), presence, instances, vanished)
+    }
+
+    #[test]
+    fn silence_is_noticed_and_ends_with_the_next_word() {
+        let mut fleet = fleet();
+        fleet.apply(live("a", 10, vec![free("GPU-1")]));
+        assert!(fleet.apply(tick(25)).is_empty());
+        assert_eq!(told(&fleet.apply(tick(26))), [says("a", Presence::Silent, 1, &[])]);
+        assert!(fleet.apply(tick(27)).is_empty(), "silence is told once");
+        let back = fleet.apply(live("a", 30, vec![free("GPU-1")]));
+        assert_eq!(told(&back), [says("a", Presence::Live, 1, &[])]);
+    }
+
+    #[test]
+    fn a_stream_that_ends_takes_its_node_along() {
+        let mut fleet = fleet();
+        fleet.apply(live("a", 10, vec![free("GPU-1")]));
+        assert_eq!(told(&fleet.apply(gone("a"))), [says("a", Presence::Gone, 1, &[])]);
+        assert!(fleet.apply(gone("a")).is_empty());
+        assert!(fleet.apply(gone("never seen")).is_empty());
+        assert_eq!(fleet.snapshot().nodes.len(), 1, "it is still shown");
+        fleet.apply(tick(10 + 3_601));
+        assert_eq!(fleet.snapshot().nodes.len(), 0, "for an hour");
+    }
+
+    #[test]
+    fn a_device_that_is_no_longer_listed_vanishes() {
+        let mut fleet = fleet();
+        fleet.apply(live("a", 10, vec![free("GPU-1"), free("GPU-2")]));
+        let changes = fleet.apply(live("a", 11, vec![free("GPU-2")]));
+        assert_eq!(told(&changes), [says("a", Presence::Live, 1, &["a/GPU-1"])]);
+        let moved = fleet.apply(live("b", 12, vec![free("GPU-1")]));
+        assert_eq!(told(&moved), [says("b", Presence::Live, 1, &[])]);
+        assert_eq!(fleet.snapshot().losses.conflicts, 0, "a card may move");
+    }
+
+    #[test]
+    fn of_two_claims_the_newer_counts_until_it_ends() {
+        let mut fleet = fleet();
+        fleet.apply(live("a", 10, vec![free("GPU-1")]));
+        let taken = fleet.apply(live("b", 11, vec![free("GPU-1")]));
+        let expected =
+            [says("a", Presence::Live, 0, &["a/GPU-1"]), says("b", Presence::Live, 1, &[])];
+        assert_eq!(told(&taken), expected);
+        for at_s in 12..15 {
+            let refused = fleet.apply(live("a", at_s, vec![free("GPU-1")]));
+            assert_eq!(told(&refused), [says("a", Presence::Live, 0, &[])]);
+            fleet.apply(live("b", at_s, vec![free("GPU-1")]));
+        }
+        assert_eq!(fleet.snapshot().losses.conflicts, 1, "counted once, not once per second");
+        fleet.apply(gone("b"));
+        let back = fleet.apply(live("a", 16, vec![free("GPU-1")]));
+        assert_eq!(told(&back), [says("a", Presence::Live, 1, &[])]);
+        assert_eq!(fleet.snapshot().losses.conflicts, 1);
+    }
+
+    #[test]
+    fn a_silent_owner_gives_way_and_may_come_back() {
+        let mut fleet = fleet();
+        fleet.apply(live("a", 10, vec![free("GPU-1")]));
+        fleet.apply(tick(30));
+        let moved = fleet.apply(live("b", 31, vec![free("GPU-1")]));
+        assert_eq!(told(&moved), [says("b", Presence::Live, 1, &[])]);
+        let back = fleet.apply(live("a", 32, vec![free("GPU-1")]));
+        let expected =
+            [says("b", Presence::Live, 0, &["b/GPU-1"]), says("a", Presence::Live, 1, &[])];
+        assert_eq!(told(&back), expected);
+    }
+
+    #[test]
+    fn a_full_fleet_gives_up_its_oldest_absentee_or_refuses() {
+        let mut fleet = fleet();
+        for (at_s, node) in [(10, "a"), (11, "b"), (12, "c")] {
+            fleet.apply(live(node, at_s, Vec::new()));
+        }
+        assert!(fleet.apply(live("d", 13, Vec::new())).is_empty());
+        assert_eq!(fleet.snapshot().losses.updates, 1);
+        fleet.apply(gone("c"));
+        fleet.apply(gone("b"));
+        fleet.apply(live("d", 14, Vec::new()));
+        let names: Vec<_> = fleet.snapshot().nodes.iter().map(|it| it.key.clone()).collect();
+        assert_eq!(names, [key("a"), key("c"), key("d")]);
+    }
+}

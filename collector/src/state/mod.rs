@@ -5,6 +5,8 @@
 //! no lock. What is kept for good is the ledger's business, not this module's.
 
 pub mod bounds;
+#[cfg(test)]
+pub(crate) mod fixtures;
 pub mod fleet;
 pub mod node;
 
@@ -106,20 +108,8 @@ impl Owner {
 
 #[cfg(test)]
 mod tests {
-    use super::{Event, Stopped, fleet::Limits, start};
-    use crate::model::ids::NodeKey;
-    use proto::telemetry::v1::LiveUpdate;
-    use std::time::Duration;
-
-    const LIMITS: Limits = Limits { nodes: 10, stale_after: Duration::from_secs(15) };
-
-    fn live(node: &str) -> Event {
-        Event::Live {
-            node: NodeKey { cluster: "c".to_owned(), node: node.to_owned() },
-            update: Box::new(LiveUpdate::default()),
-            received_ns: 1,
-        }
-    }
+    use super::fixtures::{LIMITS, live};
+    use super::{Stopped, start};
 
     #[tokio::test]
     async fn a_reader_sees_what_was_sent_before() {
@@ -130,8 +120,8 @@ mod tests {
             changes
         };
         let client = async move {
-            state.send(live("a")).await;
-            state.send(live("b")).await;
+            state.send(live("a", 1, Vec::new())).await;
+            state.send(live("b", 1, Vec::new())).await;
             state.fleet().await.unwrap().nodes.len()
         };
         assert_eq!(tokio::join!(task, client), (2, 2));
@@ -141,7 +131,7 @@ mod tests {
     async fn without_an_owner_there_is_no_fleet() {
         let (state, owner) = start(LIMITS);
         drop(owner);
-        state.send(live("a")).await;
+        state.send(live("a", 1, Vec::new())).await;
         assert_eq!(state.fleet().await.unwrap_err(), Stopped);
     }
 }

@@ -237,3 +237,112 @@ pub(crate) fn holders(instance: &Instance) -> BTreeSet<(i32, &str)> {
         .map(|it| (it.kind, it.id.as_str()))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Node, Presence};
+    use crate::state::Event;
+    use crate::state::fixtures::{SECOND, collector_ns, gpu, held_by, live};
+    use proto::telemetry::v1::{Class, Device};
+
+    fn observe(at_s: u64, device: Device, previous: Option<&Node>) -> Node {
+        match live("n", at_s, vec![device]) {
+            Event::Live { node, update, received_ns } => {
+                Node::observe(node, *update, received_ns, previous)
+            }
+            other => unreachable!("{other:?} is not what `live` makes"),
+        }
+    }
+
+    fn idle_s(node: &Node) -> Option<u64> {
+        let observed = node.instances().next().expect("the node has an instance");
+        observed.idle_age_when_read_ns().map(|it| it / SECOND)
+    }
+
+    /// Idle age at second 200 of a device that said `before` at second 190 and `now` at 200.
+    fn check(before: Device, now: Device, expected: Option<u64>) {
+        let before = observe(190, before, None);
+        assert_eq!(idle_s(&observe(200, now, Some(&before))), expected);
+    }
+
+    fn held(class: Class, since_s: u64, tenants: &[&str]) -> Device {
+        held_by(gpu("GPU-1", class, since_s), tenants)
+    }
+
+    #[test]
+    fn idleness_begins_where_the_node_says() {
+        assert_eq!(idle_s(&observe(200, gpu("GPU-1", Class::Free, 50), None)), Some(150));
+        assert_eq!(idle_s(&observe(200, gpu("GPU-1", Class::Active, 50), None)), None);
+        assert_eq!(idle_s(&observe(200, gpu("GPU-1", Class::Unknown, 50), None)), None);
+        assert_eq!(idle_s(&observe(200, gpu("GPU-1", Class::HostBound, 50), None)), None);
+    }
+
+    #[test]
+    fn idleness_runs_on_through_held_classes_of_the_same_holders() {
+        use Class::{Active, Free, HeldNoProcess, MemoryHeld};
+        let memory_held = held(MemoryHeld, 100, &["a", "b"]);
+        check(memory_held.clone(), held(MemoryHeld, 100, &["b", "a"]), Some(100));
+        check(memory_held.clone(), held(HeldNoProcess, 195, &["a", "b"]), Some(100));
+        check(memory_held.clone(), held(MemoryHeld, 195, &["a", "b"]), Some(5));
+        check(memory_held.clone(), held(MemoryHeld, 100, &["a"]), Some(0));
+        check(memory_held.clone(), held(Active, 195, &["a", "b"]), None);
+        check(memory_held, held(Free, 195, &[]), Some(5));
+        check(held(Free, 100, &[]), held(MemoryHeld, 195, &["a"]), Some(5));
+        check(held(Active, 100, &["a"]), held(MemoryHeld, 195, &["a"]), Some(5));
+    }
+
+    #[test]
+    fn a_change_of_class_during_silence_begins_anew() {
+        let before = observe(190, held(Class::MemoryHeld, 100, &["a"]), None);
+        let silent = before.with_presence(Presence::Silent);
+        let same = observe(200, held(Class::MemoryHeld, 100, &["a"]), Some(&silent));
+        assert_eq!(idle_s(&same), Some(100), "the node itself vouches for the time between");
+        let other = observe(200, held(Class::Stalled, 195, &["a"]), Some(&silent));
+        assert_eq!(idle_s(&other), Some(5));
+    }
+
+    #[test]
+    fn nothing_is_carried_over_a_reboot() {
+        let mut before = observe(190, held(Class::MemoryHeld, 100, &["a"]), None);
+        before.update.node = None;
+        let after = observe(200, held(Class::Stalled, 195, &["a"]), Some(&before));
+        assert_eq!(idle_s(&after), Some(5));
+    }
+
+    #[test]
+    fn ages_run_on_in_the_clock_of_the_collector() {
+        let node = observe(200, gpu("GPU-1", Class::Free, 50), None);
+        let observed = node.instances().next().unwrap();
+        let now_ns = collector_ns(207);
+        assert_eq!(observed.class_age_ns(now_ns), Some(157 * SECOND));
+        assert_eq!(observed.idle_age_ns(now_ns), Some(157 * SECOND));
+        assert_eq!(node.reading_age_ns(now_ns), 7 * SECOND);
+        assert_eq!(node.reading_age_ns(0), 0);
+    }
+
+    #[test]
+    fn without_a_clock_no_age_is_known() {
+        let Event::Live { node, mut update, received_ns } =
+            live("n", 200, vec![gpu("GPU-1", Class::Free, 50)])
+        else {
+            unreachable!("`live` makes a live event")
+        };
+        update.clock = None;
+        let node = Node::observe(node, *update, received_ns, None);
+        let observed = node.instances().next().unwrap();
+        assert_eq!(observed.class_age_ns(received_ns), None);
+        assert_eq!(observed.idle_age_ns(received_ns), None);
+    }
+
+    #[test]
+    fn a_device_leaves_with_its_instances() {
+        let Event::Live { node, update, received_ns } =
+            live("n", 9, vec![gpu("GPU-1", Class::Free, 1), gpu("GPU-2", Class::Active, 1)])
+        else {
+            unreachable!("`live` makes a live event")
+        };
+        let node = Node::observe(node, *update, received_ns, None).without_device("GPU-1");
+        let ids: Vec<_> = node.instances().map(|it| it.id().to_string()).collect();
+        assert_eq!(ids, ["n/GPU-2"]);
+    }
+}
