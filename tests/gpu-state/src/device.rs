@@ -141,3 +141,79 @@ fn millijoules(power_mw: u64, nanoseconds: u64) -> u64 {
     let energy = u128::from(power_mw) * u128::from(nanoseconds) / 1_000_000_000;
     u64::try_from(energy).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::node::Node;
+    use crate::scenario::{Scenario, State};
+    use std::time::Duration;
+
+    const MIB: u64 = 1 << 20;
+
+    fn node() -> (tempfile::TempDir, Node) {
+        let folder = tempfile::tempdir().unwrap();
+        Scenario::with_gpus(2).write(folder.path()).unwrap();
+        let node = Node::open(folder.path()).unwrap();
+        (folder, node)
+    }
+
+    #[test]
+    fn a_device_is_busy_because_a_process_launched() {
+        let (_folder, node) = node();
+        let seat = node.join().unwrap();
+        node.open_context(seat, 1).unwrap();
+        assert_eq!(node.busy_percent(1), Some(0));
+        assert_eq!(node.process_samples(1, 0).unwrap(), []);
+        let before = node.energy_mj(1).unwrap();
+        for _ in 0..40 {
+            node.launch(seat, 1, Duration::from_millis(10));
+        }
+        node.synchronize(seat, 1);
+        assert!(node.busy_percent(1).unwrap() > 80);
+        assert_eq!(node.busy_percent(0), Some(0));
+        let samples = node.process_samples(1, 0).unwrap();
+        assert_eq!(samples.len(), 1);
+        assert_eq!(samples[0].pid, std::process::id());
+        // 400 ms at 700 W are 280 J.
+        let drawn = node.energy_mj(1).unwrap() - before;
+        assert!((270_000..320_000).contains(&drawn), "{drawn} mJ");
+    }
+
+    #[test]
+    fn a_sample_is_told_once() {
+        let (_folder, node) = node();
+        let seat = node.join().unwrap();
+        node.launch(seat, 0, Duration::from_millis(120));
+        std::thread::sleep(Duration::from_millis(250));
+        let samples = node.process_samples(0, 0).unwrap();
+        assert_eq!(node.process_samples(0, samples[0].timestamp_us).unwrap(), []);
+    }
+
+    #[test]
+    fn memory_is_counted_and_bounded() {
+        let (_folder, node) = node();
+        let seat = node.join().unwrap();
+        let empty = node.memory(0).unwrap();
+        assert_eq!(empty.used_bytes, 0);
+        node.open_context(seat, 0).unwrap();
+        node.allocate(seat, 0, 1_000 * MIB).unwrap();
+        assert_eq!(node.memory(0).unwrap().used_bytes, 1_400 * MIB);
+        assert_eq!(node.processes(0).unwrap()[0].memory_bytes, 1_400 * MIB);
+        let left = node.memory(0).unwrap().free_bytes;
+        node.allocate(seat, 0, left + 1).unwrap_err();
+        node.close_context(seat, 0);
+        assert_eq!(node.memory(0), Some(empty));
+        assert_eq!(node.processes(0).unwrap(), []);
+    }
+
+    #[test]
+    fn a_changed_scenario_is_read_again() {
+        let (folder, node) = node();
+        let mut scenario = Scenario::with_gpus(2);
+        scenario.gpus[0].state = State::Lost;
+        scenario.write(folder.path()).unwrap();
+        assert_eq!(node.scenario().unwrap().gpus[0].state, State::Lost);
+        std::fs::write(folder.path().join(crate::scenario::NAME), "gpus = 3").unwrap();
+        assert!(node.scenario().is_none());
+    }
+}

@@ -1,6 +1,7 @@
 //! A folder with a scenario, opened by a library: what is in the scenario now, and who is alive.
 
 use std::ffi::c_void;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
@@ -37,9 +38,16 @@ pub enum OpenError {
 
 #[derive(Debug)]
 struct Loaded {
-    modified: Option<SystemTime>,
+    version: Option<Version>,
     /// `None` when the file as it is now cannot be used.
     scenario: Option<Arc<Scenario>>,
+}
+
+/// Of the file. The inode too, because two changes can fall into one tick of its clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Version {
+    modified: SystemTime,
+    inode: u64,
 }
 
 /// Of the process that a slot was given to.
@@ -63,22 +71,22 @@ impl Node {
 
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
         let scenario = Some(Arc::new(Scenario::read(folder)?));
-        let modified = modified(folder);
+        let version = version(folder);
         let region = Region::open(folder).map_err(OpenError::State)?;
         Ok(Self {
             folder: folder.to_owned(),
             region,
-            scenario: RwLock::new(Loaded { modified, scenario }),
+            scenario: RwLock::new(Loaded { version, scenario }),
             checked_ns: AtomicU64::new(clock::boot_ns()),
         })
     }
 
     /// The scenario as it is in the file now; `None` when that is not a scenario.
     pub fn scenario(&self) -> Option<Arc<Scenario>> {
-        let modified = modified(&self.folder);
+        let version = version(&self.folder);
         {
             let loaded = self.scenario.read().expect("nothing panics while it is held");
-            if loaded.modified == modified {
+            if loaded.version == version {
                 return loaded.scenario.clone();
             }
         }
@@ -148,6 +156,7 @@ impl Node {
     }
 }
 
-fn modified(folder: &Path) -> Option<SystemTime> {
-    std::fs::metadata(folder.join(NAME)).and_then(|it| it.modified()).ok()
+fn version(folder: &Path) -> Option<Version> {
+    let file = std::fs::metadata(folder.join(NAME)).ok()?;
+    Some(Version { modified: file.modified().ok()?, inode: file.ino() })
 }
