@@ -92,7 +92,7 @@ impl Node {
         }
         let scenario = Scenario::read(&self.folder).ok().map(Arc::new);
         let mut loaded = self.scenario.write().expect("nothing panics while it is held");
-        *loaded = Loaded { modified, scenario: scenario.clone() };
+        *loaded = Loaded { version, scenario: scenario.clone() };
         scenario
     }
 
