@@ -4,6 +4,9 @@
 //! collector knows is added here. Gauges come from live nodes alone: what a silent node said last is
 //! not what is true now. Counters come from the ledger and do not depend on who is connected.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::exposition::{Family, Kind, Labels, Text};
