@@ -13,7 +13,6 @@ pub mod contexts;
 pub mod copies;
 pub mod launches;
 pub mod memory;
-pub mod symbols;
 pub mod system;
 pub mod waits;
 

@@ -2,34 +2,4 @@
 //! uprobe, and a `push`, which it can emulate.
 #![expect(unsafe_code, reason = "exports a C ABI")]
 
-use std::arch::naked_asm;
-
-#[cfg(target_arch = "x86_64")]
-macro_rules! entry {
-    ($($name:ident => $module:ident::$function:ident;)*) => {$(
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $name() {
-            naked_asm!(
-                "endbr64",
-                "push rbx",
-                "pop rbx",
-                "jmp {behaviour}",
-                behaviour = sym cuda_stub::$module::$function,
-            )
-        }
-    )*};
-}
-
-#[cfg(target_arch = "aarch64")]
-macro_rules! entry {
-    ($($name:ident => $module:ident::$function:ident;)*) => {$(
-        #[unsafe(naked)]
-        #[unsafe(no_mangle)]
-        extern "C" fn $name() {
-            naked_asm!("b {behaviour}", behaviour = sym cuda_stub::$module::$function)
-        }
-    )*};
-}
-
-cuda_stub::symbols!(entry);
+include!(concat!(env!("OUT_DIR"), "/entries.rs"));
