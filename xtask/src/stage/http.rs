@@ -14,7 +14,8 @@ pub(crate) fn get(port: u16, path: &str) -> anyhow::Result<String> {
     let context = || format!("http://{address}{path}");
     let mut stream = TcpStream::connect_timeout(&address, LIMIT).with_context(context)?;
     stream.set_read_timeout(Some(LIMIT)).with_context(context)?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").with_context(context)?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).with_context(context)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).with_context(context)?;
     let (head, body) = answer.split_once("\r\n\r\n").with_context(context)?;

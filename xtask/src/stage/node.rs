@@ -9,7 +9,6 @@ use std::path::{Path, PathBuf};
 use anyhow::Context;
 
 use super::folder::Folder;
-use crate::shell;
 
 /// Where the two libraries of a node are.
 #[derive(Debug)]
@@ -19,12 +18,16 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// `settings` are lines of the scenario that go before the devices. The libcuda is the one whose
+    /// `built` is where cargo put the libraries; `settings` are lines of the scenario before its devices. The libcuda is the one whose
     /// entries look like the real driver's.
-    pub(crate) fn make(folder: &Folder, gpus: u32, settings: &str) -> anyhow::Result<Self> {
+    pub(crate) fn make(
+        folder: &Folder,
+        built: &Path,
+        gpus: u32,
+        settings: &str,
+    ) -> anyhow::Result<Self> {
         let scenario = folder.write("node/scenario.toml", &scenario(gpus, settings))?;
         let place = scenario.parent().expect("the scenario lies in the node's folder");
-        let built = shell::root().join("target/debug");
         Ok(Self {
             nvml: copy(&built.join("libnvml_stub.so"), &place.join("libnvidia-ml.so.1"))?,
             cuda: copy(&built.join("libcuda_stub_cmp.so"), &place.join("libcuda.so.1"))?,

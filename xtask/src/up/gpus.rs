@@ -6,6 +6,7 @@ use std::process::Command;
 use anyhow::Context;
 use serde::Deserialize;
 
+use super::built;
 use crate::shell;
 use crate::stage::folder::Folder;
 use crate::stage::node::Node;
@@ -40,7 +41,9 @@ pub(super) fn find(agent: Command, folder: &Folder) -> anyhow::Result<Gpus> {
     let configuration = folder.write("look.toml", "[cuda]\nenabled = false\n")?;
     match ask(agent, &configuration)? {
         None => Ok(Gpus::Real),
-        Some(why) => Ok(Gpus::Simulated { why, node: Node::make(folder, SIMULATED, SCENARIO)? }),
+        Some(why) => {
+            Ok(Gpus::Simulated { why, node: Node::make(folder, &built(), SIMULATED, SCENARIO)? })
+        }
     }
 }
 

@@ -8,6 +8,7 @@ mod signals;
 mod tenants;
 mod words;
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use crate::{bpf, progress, shell};
@@ -35,6 +36,10 @@ fn build() -> anyhow::Result<()> {
     progress::build("agent, collector, client and the stand-ins for a GPU", cargo)
 }
 
+fn built() -> PathBuf {
+    shell::root().join("target/debug")
+}
+
 fn program(name: &str) -> Command {
-    Command::new(shell::root().join("target/debug").join(name))
+    Command::new(built().join(name))
 }
