@@ -14,6 +14,12 @@ pub fn real_ns() -> u64 {
     nanoseconds(ClockId::CLOCK_REALTIME)
 }
 
+/// Processor time of this process so far, in nanoseconds.
+#[must_use]
+pub fn process_cpu_ns() -> u64 {
+    nanoseconds(ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
 fn nanoseconds(clock: ClockId) -> u64 {
     let now = clock_gettime(clock).expect("Linux has this clock since 2.6.39");
     let seconds = u64::try_from(now.tv_sec()).unwrap_or(0);

@@ -281,8 +281,9 @@ impl RawLimits {
 }
 
 fn address(key: &'static str, text: &str) -> Result<SocketAddr, ConfigError> {
-    text.parse()
-        .map_err(|_: std::net::AddrParseError| range(key, text, "an address like 127.0.0.1:9800"))
+    text.parse().map_err(|_unspecific: std::net::AddrParseError| {
+        range(key, text, "an address like 127.0.0.1:9800")
+    })
 }
 
 fn within(

@@ -1,1 +1,227 @@
-//! Placeholder.
+//! The collector's metrics about itself. What nodes report is not here: that is `outputs`.
+//!
+//! A struct per part of the collector; each part gets its own and counts where the thing happens.
+
+use std::time::Duration;
+
+use prometheus::{
+    Counter, Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
+};
+
+use crate::clock;
+
+/// Every metric of this process.
+#[derive(Clone, Debug)]
+pub struct Metrics {
+    registry: Registry,
+    process: Process,
+    pub ledger: Ledger,
+    pub ingest: Ingest,
+}
+
+/// Of the ledger's writer.
+#[derive(Clone, Debug)]
+pub struct Ledger {
+    pub applied: IntCounter,
+    pub duplicate: IntCounter,
+    /// By reason.
+    pub quarantined: IntCounterVec,
+    pub gaps: IntCounter,
+    pub regressions: IntCounter,
+    pub commits: IntCounter,
+    pub commit_seconds: Histogram,
+    pub wal_bytes: IntGauge,
+    pub writable: IntGauge,
+}
+
+/// Of the streams from agents.
+#[derive(Clone, Debug)]
+pub struct Ingest {
+    /// By lane.
+    pub streams: IntGaugeVec,
+    /// By code.
+    pub rejects: IntCounterVec,
+    pub connections: IntGauge,
+    /// By reason.
+    pub refused_connections: IntCounterVec,
+    pub live_updates: IntCounter,
+    pub malformed_updates: IntCounter,
+}
+
+#[derive(Clone, Debug)]
+struct Process {
+    cpu_seconds: Counter,
+    resident_bytes: IntGauge,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let at = &registry;
+        Self {
+            ledger: Ledger::register(at),
+            ingest: Ingest::register(at),
+            process: Process::register(at),
+            registry,
+        }
+    }
+}
+
+impl Metrics {
+    /// Prometheus text of every metric, to be appended to a scrape body.
+    #[must_use]
+    pub fn encode(&self) -> String {
+        self.process.read();
+        let mut body = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut body) {
+            tracing::warn!("own metrics are left out of this scrape: {error}");
+        }
+        String::from_utf8_lossy(&body).into_owned()
+    }
+}
+
+impl Ledger {
+    fn register(at: &Registry) -> Self {
+        let records = counters(
+            at,
+            "gleaner_collector_records_total",
+            "Records by what became of them: applied, duplicate, or quarantined with a reason.",
+            &["outcome", "reason"],
+        );
+        Self {
+            applied: records.with_label_values(&["applied", ""]),
+            duplicate: records.with_label_values(&["duplicate", ""]),
+            quarantined: records,
+            gaps: counter(
+                at,
+                "gleaner_collector_gaps_total",
+                "Runs of sequence numbers that an agent could not send any more.",
+            ),
+            regressions: counter(
+                at,
+                "gleaner_collector_regressions_total",
+                "Hellos of agents that knew more as acknowledged than this ledger holds.",
+            ),
+            commits: counter(
+                at,
+                "gleaner_collector_commits_total",
+                "Transactions of the ledger, synced to disk.",
+            ),
+            commit_seconds: commit_seconds(at),
+            wal_bytes: gauge(
+                at,
+                "gleaner_collector_wal_bytes",
+                "Size of the ledger's write-ahead log.",
+            ),
+            writable: gauge(
+                at,
+                "gleaner_collector_ledger_writable",
+                "1 when the ledger takes records, 0 when its volume is full.",
+            ),
+        }
+    }
+}
+
+fn commit_seconds(at: &Registry) -> Histogram {
+    let buckets = vec![0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0];
+    let options = HistogramOpts::new(
+        "gleaner_collector_commit_seconds",
+        "Time from the first statement of a transaction to the end of its sync.",
+    );
+    registered(at, Histogram::with_opts(options.buckets(buckets)))
+}
+
+impl Ingest {
+    fn register(at: &Registry) -> Self {
+        let streams = Opts::new("gleaner_collector_streams", "Open streams of agents, by lane.");
+        Self {
+            streams: registered(at, IntGaugeVec::new(streams, &["lane"])),
+            rejects: counters(
+                at,
+                "gleaner_collector_rejects_total",
+                "Streams that were ended with a reason, by code.",
+                &["code"],
+            ),
+            connections: gauge(
+                at,
+                "gleaner_collector_connections",
+                "Open connections to the gRPC port.",
+            ),
+            refused_connections: counters(
+                at,
+                "gleaner_collector_refused_connections_total",
+                "Connections to the gRPC port that were closed unused, by reason.",
+                &["reason"],
+            ),
+            live_updates: counter(
+                at,
+                "gleaner_collector_live_updates_total",
+                "Messages of the live lane.",
+            ),
+            malformed_updates: counter(
+                at,
+                "gleaner_collector_malformed_updates_total",
+                "Messages of the live lane that were refused for their content.",
+            ),
+        }
+    }
+}
+
+// === process ===
+
+impl Process {
+    fn register(at: &Registry) -> Self {
+        let cpu = Counter::new(
+            "gleaner_collector_process_cpu_seconds_total",
+            "Processor time of this process, user and system.",
+        );
+        Self {
+            cpu_seconds: registered(at, cpu),
+            resident_bytes: gauge(
+                at,
+                "gleaner_collector_process_resident_bytes",
+                "Resident memory of this process.",
+            ),
+        }
+    }
+
+    /// A value that cannot be read stays as it was.
+    fn read(&self) {
+        let used = Duration::from_nanos(clock::process_cpu_ns()).as_secs_f64();
+        self.cpu_seconds.inc_by((used - self.cpu_seconds.get()).max(0.0));
+        if let Some(bytes) = resident_bytes() {
+            self.resident_bytes.set(bytes);
+        }
+    }
+}
+
+fn resident_bytes() -> Option<i64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|it| it.strip_prefix("VmRSS:"))?;
+    let kibibytes: i64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kibibytes * 1_024)
+}
+
+// === registration ===
+
+fn counter(at: &Registry, name: &str, help: &str) -> IntCounter {
+    registered(at, IntCounter::new(name, help))
+}
+
+fn gauge(at: &Registry, name: &str, help: &str) -> IntGauge {
+    registered(at, IntGauge::new(name, help))
+}
+
+fn counters(at: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    registered(at, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn registered<M>(at: &Registry, metric: prometheus::Result<M>) -> M
+where
+    M: prometheus::core::Collector + Clone + 'static,
+{
+    let metric = metric.expect("names and labels are constants that Prometheus accepts");
+    at.register(Box::new(metric.clone())).expect("every name is registered once");
+    metric
+}

@@ -5,10 +5,11 @@
 //! are a view: bounded, and without series that nothing was posted to for `RETIRED_AFTER`. The
 //! ledger itself keeps everything.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::ledger::posting::{InstanceAmounts, cuda_counts};
 use crate::model::ids::{InstanceId, NodeKey, TenantLabels};
 use crate::model::record::{CLASSES, CudaCounts, Method, Reason, TenantShare, UnownedShare};
 
@@ -61,4 +62,65 @@ pub struct InstanceTotals {
     pub energy_mj: Option<u128>,
     /// Used bytes times seconds; `None` = never readable.
     pub memory_byte_seconds: Option<u128>,
+}
+
+/// One series of the view, whatever its kind.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) enum Series {
+    Tenant(TenantSeries),
+    Unowned(UnownedSeries),
+    Cuda(TenantLabels),
+    Instance(InstanceSeries),
+}
+
+// === impl Totals ===
+
+impl Totals {
+    /// Replaces the value of a series by what the ledger has committed for it.
+    pub(super) fn set(&mut self, series: Series, amounts: &[u128]) {
+        let first = amounts.first().copied().unwrap_or(0);
+        match series {
+            Series::Tenant(series) => {
+                self.tenants.insert(series, first);
+            }
+            Series::Unowned(series) => {
+                self.unowned.insert(series, first);
+            }
+            Series::Cuda(labels) => {
+                self.cuda.insert(labels, cuda_counts(amounts).unwrap_or_default());
+            }
+            Series::Instance(series) => {
+                let amounts = InstanceAmounts::from_slice(amounts).unwrap_or_default();
+                self.instances.insert(series, InstanceTotals::from(amounts));
+            }
+        }
+    }
+
+    /// Takes every series of these labels out of the view.
+    pub(super) fn retire_tenant(&mut self, labels: &TenantLabels) {
+        let all = TenantShare::ALL.into_iter().flat_map(|share| {
+            let methods = Method::ALL.into_iter().map(Some).chain([None]);
+            methods.map(move |method| (share, method))
+        });
+        for (share, method) in all {
+            self.tenants.remove(&TenantSeries { labels: labels.clone(), share, method });
+        }
+        self.cuda.remove(labels);
+    }
+
+    /// Takes every series of these instances out of the view.
+    pub(super) fn retire_instances(&mut self, gone: &HashSet<InstanceSeries>) {
+        self.unowned.retain(|series, _| !gone.contains(&series.instance));
+        self.instances.retain(|series, _| !gone.contains(series));
+    }
+}
+
+impl From<InstanceAmounts> for InstanceTotals {
+    fn from(amounts: InstanceAmounts) -> Self {
+        Self {
+            class_ns: amounts.class_ns,
+            energy_mj: (amounts.energy_ns > 0).then_some(amounts.energy_mj),
+            memory_byte_seconds: (amounts.memory_ns > 0).then_some(amounts.memory_byte_seconds),
+        }
+    }
 }

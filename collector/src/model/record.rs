@@ -35,7 +35,7 @@ pub struct Record {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordKind {
     Tile(Tile),
-    Cuda(CudaActivity),
+    Cuda(Box<CudaActivity>),
 }
 
 /// An instance's time span `[start_ns, end_ns)` in the boot-time nanoseconds of its record's boot.
