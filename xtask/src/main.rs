@@ -13,6 +13,7 @@ mod shell;
 
 mod stage;
 
+mod bench;
 mod bpf;
 mod ci;
 mod test;
@@ -47,6 +48,13 @@ enum Task {
     },
     /// Check what no compiler checks: layout, module direction, dependencies, documentation.
     Tidy,
+    /// Measure one thing, against its target where it has one.
+    Bench {
+        name: bench::Bench,
+        /// One JSON object instead of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// Build the eBPF object that the agent embeds; finds or installs the compiler for it.
     Bpf,
 }
@@ -57,6 +65,7 @@ fn main() -> ExitCode {
         Task::Test { filters } => test::run(&filters),
         Task::Ci { skip_tests } => ci::run(!skip_tests),
         Task::Tidy => tidy::run(),
+        Task::Bench { name, json } => bench::run(name, json),
         Task::Bpf => bpf::run(),
     };
     match done {

@@ -77,9 +77,15 @@ fn may_be_unsafe(path: &str) -> bool {
     let driver = path.starts_with("agent/src/samplers/") && path.ends_with("/driver.rs");
     driver
         || path.starts_with("agent-ebpf/")
-        || ["tests/nvml-stub/", "tests/cuda-stub/", "tests/gpu-state/", "tests/workload/"]
-            .iter()
-            .any(|it| path.starts_with(it))
+        || [
+            "tests/nvml-stub/",
+            "tests/cuda-stub/",
+            "tests/gpu-state/",
+            "tests/workload/",
+            "tests/src/bin/bench_probes/",
+        ]
+        .iter()
+        .any(|it| path.starts_with(it))
 }
 
 #[cfg(test)]

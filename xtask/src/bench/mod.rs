@@ -1,0 +1,36 @@
+//! `cargo xtask bench NAME`: measures one thing, as a table for people or one JSON object.
+//!
+//! A bench builds for release and starts what it measures; it returns rows. Figures in documents
+//! come from here, with the command.
+
+mod agent;
+mod probes;
+mod report;
+
+use clap::ValueEnum;
+
+use report::{Report, Row};
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum Bench {
+    /// What a hit on a probe costs the traced process; needs root.
+    Probes,
+    /// CPU and memory of the agent at 8 simulated GPUs and 20 processes.
+    Agent,
+}
+
+/// Fails when a target is missed, after the report.
+pub(crate) fn run(bench: Bench, json: bool) -> anyhow::Result<()> {
+    let report = match bench {
+        Bench::Probes => Report { bench: "probes", rows: probes::run()? },
+        Bench::Agent => Report { bench: "agent", rows: agent::run()? },
+    };
+    if json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print!("{report}");
+    }
+    let missed = report.rows.iter().filter(|it| it.ok == Some(false)).count();
+    anyhow::ensure!(missed == 0, "{missed} target(s) missed");
+    Ok(())
+}
