@@ -1,1 +1,3 @@
-//! Placeholder.
+//! CUDA
+mod hooks;
+mod probe;

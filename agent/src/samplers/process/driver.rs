@@ -1,0 +1,93 @@
+//! Reads `/proc` and the kernel's type information, and hooks process life. Meaning is in
+//! `decode.rs` and `probe.rs`.
+
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use agent_ebpf::Offsets;
+use aya::Ebpf;
+use aya::programs::{ProgramError, RawTracePoint};
+
+use super::decode::{self, FileId};
+use super::probe::{self, BtfError};
+use crate::model::ids::ProcessId;
+
+const BTF: &str = "/sys/kernel/btf/vmlinux";
+
+/// Program and tracepoint, in the order of attaching: an exit must not be missed for a process that
+/// was seen to start.
+const TRACEPOINTS: [(&str, &str); 3] = [
+    ("process_exit", "sched_process_exit"),
+    ("process_fork", "sched_process_fork"),
+    ("process_exec", "sched_process_exec"),
+];
+
+/// Why process life is not observed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    #[error("cannot read {BTF}: {0}")]
+    ReadBtf(#[source] std::io::Error),
+    #[error("{BTF} {0}")]
+    Btf(#[source] BtfError),
+    #[error("the eBPF object has no program {0}")]
+    NoProgram(&'static str),
+    #[error("cannot attach to the tracepoint {name}: {source}")]
+    Attach { name: &'static str, source: ProgramError },
+}
+
+/// Where the running kernel keeps what the programs read.
+pub(crate) fn offsets() -> Result<Offsets, ProcessError> {
+    let bytes = std::fs::read(BTF).map_err(ProcessError::ReadBtf)?;
+    probe::offsets(&bytes).map_err(ProcessError::Btf)
+}
+
+/// Attaches to exec, fork and exit. The links live as long as `ebpf`.
+pub(crate) fn attach(ebpf: &mut Ebpf) -> Result<(), ProcessError> {
+    for (program, name) in TRACEPOINTS {
+        let found = ebpf.program_mut(program).ok_or(ProcessError::NoProgram(program))?;
+        let tracepoint: &mut RawTracePoint =
+            found.try_into().map_err(|source| ProcessError::Attach { name, source })?;
+        tracepoint
+            .load()
+            .and_then(|()| tracepoint.attach(name))
+            .map_err(|source| ProcessError::Attach { name, source })?;
+    }
+    Ok(())
+}
+
+/// What `/proc` shows of processes. Every answer may be missing: the process may be gone, or this
+/// user may not look.
+#[derive(Debug)]
+pub(crate) struct Proc {
+    root: PathBuf,
+}
+
+impl Proc {
+    pub(crate) fn new(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    /// This life of a process.
+    pub(crate) fn process_id(&self, tgid: u32) -> Option<ProcessId> {
+        let stat = std::fs::read_to_string(self.folder(tgid).join("stat")).ok()?;
+        Some(ProcessId { tgid, start_ticks: decode::start_ticks(&stat)? })
+    }
+
+    /// The user that it runs as.
+    pub(crate) fn uid(&self, tgid: u32) -> Option<u32> {
+        std::fs::metadata(self.folder(tgid)).ok().map(|it| it.uid())
+    }
+
+    /// Every mapped file that calls itself the CUDA driver library.
+    pub(crate) fn mapped_libcuda(&self, tgid: u32) -> Option<BTreeSet<FileId>> {
+        let maps = std::fs::read(self.folder(tgid).join("maps")).ok()?;
+        let maps = String::from_utf8_lossy(&maps);
+        let cuda = decode::mappings(&maps).filter(|it| decode::looks_like_libcuda(it.path));
+        Some(cuda.map(|it| it.file).collect())
+    }
+
+    fn folder(&self, tgid: u32) -> PathBuf {
+        self.root.join(tgid.to_string())
+    }
+}
