@@ -41,7 +41,7 @@ pub(crate) fn readings(at: u64, devices: u32) -> Readings {
             state: NvmlState::Ok,
             devices: (0..devices).map(|index| (device(index), idle(at, index))).collect(),
         },
-        cuda: CudaReadings { tracing, processes: BTreeMap::new() },
+        cuda: CudaReadings { tracing, ..CudaReadings::default() },
         holders: BTreeMap::new(),
     }
 }

@@ -125,6 +125,9 @@ pub struct CudaReadings {
     /// Running totals by process. A process that exited appears once more with its final counts, and
     /// then no longer.
     pub processes: BTreeMap<ProcessId, CudaProcess>,
+    /// Calls of processes beyond `cuda.max_processes`, since the agent started: with `processes`
+    /// they make the node's exact total.
+    pub overflow: CudaCounts,
 }
 
 /// Whether silence of a process is evidence.

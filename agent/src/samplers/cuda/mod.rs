@@ -1,3 +1,265 @@
-//! CUDA
+//! CUDA driver calls by process, counted in the kernel.
+//!
+//! `Tracer` owns the eBPF object, the hooked libraries and what is known about processes. It never
+//! fails: what cannot be traced is said in `CudaReadings::tracing`, and the agent goes on without.
+
+mod bpf;
+mod decode;
+mod driver;
 mod hooks;
+pub mod library;
+mod lives;
+mod log;
 mod probe;
+mod reason;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use agent_ebpf::Event;
+use tokio::io::unix::AsyncFd;
+
+use crate::clock;
+use crate::config;
+use crate::model::readings::{CudaReadings, Tracing};
+use crate::model::units::BootNs;
+use crate::samplers::process::driver::Proc;
+use driver::{Kernel, KernelError};
+use library::{Libraries, LibraryCoverage};
+use lives::{Lives, Tracked};
+
+/// How often the configured paths are looked at for new or replaced libraries.
+const REFRESH_NS: u64 = 5_000_000_000;
+/// How many processes are asked for their mappings in one reading: a large one takes milliseconds.
+const MAPPINGS_PER_READING: usize = 8;
+
+/// Traces CUDA calls. Hooks are gone when it is dropped, also by the death of the agent.
+#[derive(Debug)]
+pub struct Tracer {
+    state: State,
+    libraries: Libraries,
+    proc: Proc,
+}
+
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one of it")]
+enum State {
+    Off { reason: String },
+    On(Running),
+}
+
+#[derive(Debug)]
+struct Running {
+    kernel: Kernel,
+    lives: Lives,
+    /// Processes that the driver of the GPU lists, by tgid.
+    tracked: BTreeMap<u32, Tracked>,
+    max_tracked: usize,
+    refreshed: BootNs,
+    /// Made on the first wait, because it needs a runtime.
+    ring: Option<AsyncFd<OwnedFd>>,
+}
+
+impl Tracer {
+    /// Loads the object and hooks the libraries that exist. Takes some 100 ms.
+    #[must_use]
+    pub fn start(config: &config::Cuda, proc_root: &Path) -> Self {
+        let proc = Proc::new(proc_root);
+        let mut libraries = Libraries::new(&config.libraries);
+        let state = match Running::start(config, &proc) {
+            Ok(mut running) => {
+                running.refresh(&mut libraries, clock::boot());
+                State::On(running)
+            }
+            Err(reason) => {
+                tracing::warn!("CUDA calls are not traced: {reason}");
+                State::Off { reason }
+            }
+        };
+        Self { state, libraries, proc }
+    }
+
+    /// Everything that was counted. Costs two system calls for each 256 processes.
+    pub fn read(&mut self, at: BootNs) -> CudaReadings {
+        match &mut self.state {
+            State::Off { reason } => untraced(reason.clone()),
+            State::On(running) => {
+                if at.since(running.refreshed) >= REFRESH_NS {
+                    running.refresh(&mut self.libraries, at);
+                }
+                running
+                    .read(at, &self.libraries, &self.proc)
+                    .unwrap_or_else(|error| untraced(error.to_string()))
+            }
+        }
+    }
+
+    /// Names the processes that the GPU's driver lists: their exit must be noticed even if they
+    /// never make a CUDA call, and their silence is reported. Beyond `cuda.max_processes` the
+    /// ones with the highest tgid are left out.
+    pub fn track(&mut self, tgids: &BTreeSet<u32>) {
+        if let State::On(running) = &mut self.state {
+            running.track(tgids, &self.proc);
+        }
+    }
+
+    /// Resolves when a process appeared, executed another program, exited, or launched after a
+    /// silence. May be dropped at any time without losing anything.
+    pub async fn changed(&mut self) {
+        match &mut self.state {
+            State::Off { .. } => std::future::pending().await,
+            State::On(running) => running.changed().await,
+        }
+    }
+
+    /// Detaches every hook.
+    pub fn stop(self) {
+        let begun = clock::boot();
+        drop(self);
+        let took_ms = clock::boot().since(begun) / 1_000_000;
+        tracing::debug!(took_ms, "tracing of CUDA calls has stopped");
+    }
+
+    /// What is hooked in each library file, for people.
+    #[must_use]
+    pub fn coverage(&self) -> Vec<LibraryCoverage> {
+        self.libraries.coverage()
+    }
+}
+
+/// Nothing is known: not even that nobody launched.
+fn untraced(reason: String) -> CudaReadings {
+    let tracing = Tracing { reason, ..Tracing::default() };
+    CudaReadings { tracing, ..CudaReadings::default() }
+}
+
+impl Running {
+    fn start(config: &config::Cuda, proc: &Proc) -> Result<Self, String> {
+        if !config.enabled {
+            return Err("cuda.enabled is false".to_owned());
+        }
+        let kernel = Kernel::load(config.max_processes, proc).map_err(|it| reason::of(&it))?;
+        Ok(Self {
+            kernel,
+            lives: Lives::new(Proc::ticks_per_second(), config.max_processes),
+            tracked: BTreeMap::new(),
+            max_tracked: usize::try_from(config.max_processes).unwrap_or(usize::MAX),
+            refreshed: BootNs::default(),
+            ring: None,
+        })
+    }
+
+    fn refresh(&mut self, libraries: &mut Libraries, at: BootNs) {
+        self.refreshed = at;
+        libraries.refresh(&mut self.kernel, at);
+    }
+
+    fn read(
+        &mut self,
+        at: BootNs,
+        libraries: &Libraries,
+        proc: &Proc,
+    ) -> Result<CudaReadings, KernelError> {
+        // Rows before records: a process that exits in between is found in both, never in neither.
+        let rows = self.kernel.rows()?;
+        self.drain();
+        let present = self.lives.observe(rows, self.tracked.values().copied());
+        for tgid in &present.dead {
+            self.kernel.remove(*tgid);
+        }
+        for process in self.lives.unmapped(&present, at, MAPPINGS_PER_READING) {
+            self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid));
+        }
+        let lost = self.kernel.lost()?;
+        let overflow = decode::counts(&self.kernel.overflow()?);
+        Ok(CudaReadings {
+            tracing: self.tracing(libraries, lost.iter().sum()),
+            processes: self.lives.report(&present, &libraries.hooked_files()),
+            overflow: overflow.plus(&self.lives.overflow()),
+        })
+    }
+
+    fn tracing(&self, libraries: &Libraries, lost: u64) -> Tracing {
+        let totals = libraries.totals();
+        let complaint = libraries.complaint();
+        Tracing {
+            on: complaint.is_none(),
+            reason: complaint.unwrap_or_default(),
+            hooks_attached: totals.attached,
+            hooks_wanted: totals.wanted,
+            hooks_slow: totals.slow,
+            dropped: lost + self.lives.lost(),
+        }
+    }
+
+    /// Returns how many records there were.
+    fn drain(&mut self) -> usize {
+        let (lives, tracked) = (&mut self.lives, &mut self.tracked);
+        let mut records = 0;
+        self.kernel.drain(|event, record| {
+            records += 1;
+            lives.note(event, record);
+            if event == Event::Exited {
+                tracked.remove(&record.tgid);
+            }
+        });
+        records
+    }
+
+    fn track(&mut self, tgids: &BTreeSet<u32>, proc: &Proc) {
+        let gone: Vec<u32> =
+            self.tracked.keys().filter(|it| !tgids.contains(it)).copied().collect();
+        for tgid in gone {
+            self.tracked.remove(&tgid);
+            self.kernel.untrack(tgid);
+        }
+        for tgid in tgids {
+            if self.tracked.len() < self.max_tracked && !self.tracked.contains_key(tgid) {
+                self.track_one(*tgid, proc);
+            }
+        }
+    }
+
+    /// The kernel first: a process that exits while we look it up is then noticed.
+    fn track_one(&mut self, tgid: u32, proc: &Proc) {
+        if let Err(error) = self.kernel.track(tgid) {
+            tracing::debug!(tgid, "its exit will be seen at a tick only: {error}");
+            return;
+        }
+        match (proc.process_id(tgid), proc.uid(tgid)) {
+            (Some(process), Some(uid)) => {
+                self.tracked.insert(tgid, Tracked { process, uid });
+            }
+            _ => self.kernel.untrack(tgid),
+        }
+    }
+
+    async fn changed(&mut self) {
+        loop {
+            let Some(ring) = self.ring() else { return std::future::pending().await };
+            match ring.readable().await {
+                Ok(mut guard) => guard.clear_ready(),
+                Err(error) => {
+                    tracing::warn!("process events are seen at the tick only: {error}");
+                    return std::future::pending().await;
+                }
+            }
+            if self.drain() > 0 {
+                return;
+            }
+        }
+    }
+
+    fn ring(&mut self) -> Option<&AsyncFd<OwnedFd>> {
+        if self.ring.is_none() {
+            match self.kernel.watch() {
+                Ok(watched) => self.ring = Some(watched),
+                Err(error) => {
+                    tracing::warn!("process events are seen at the tick only: {error}");
+                }
+            }
+        }
+        self.ring.as_ref()
+    }
+}

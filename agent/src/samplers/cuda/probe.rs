@@ -22,7 +22,7 @@ use super::hooks::{HOOKS, Hook, REQUIRED};
 
 /// Why a file is not hooked at all.
 #[derive(Debug, thiserror::Error)]
-pub enum ProbeError {
+pub(crate) enum ProbeError {
     #[error("is not a 64-bit ELF file: {0}")]
     Elf(#[from] object::Error),
     #[error("is for another processor (ELF machine {0})")]

@@ -13,6 +13,9 @@ use super::decode::{self, FileId};
 use super::probe::{self, BtfError};
 use crate::model::ids::ProcessId;
 
+/// The kernel gives it this number, fixed since Linux 3.8.
+const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
+
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Program and tracepoint, in the order of attaching: an exit must not be missed for a process that
@@ -25,11 +28,13 @@ const TRACEPOINTS: [(&str, &str); 3] = [
 
 /// Why process life is not observed.
 #[derive(Debug, thiserror::Error)]
-pub enum ProcessError {
+pub(crate) enum ProcessError {
     #[error("cannot read {BTF}: {0}")]
     ReadBtf(#[source] std::io::Error),
     #[error("{BTF} {0}")]
     Btf(#[source] BtfError),
+    #[error("this agent sees a PID namespace of its own, the kernel programs see the host's")]
+    Namespace,
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
     #[error("cannot attach to the tracepoint {name}: {source}")]
@@ -66,6 +71,23 @@ pub(crate) struct Proc {
 impl Proc {
     pub(crate) fn new(root: &Path) -> Self {
         Self { root: root.to_owned() }
+    }
+
+    /// The kernel programs name processes as the initial PID namespace does: `/proc` must, too.
+    pub(crate) fn check_namespace(&self) -> Result<(), ProcessError> {
+        if self.root != Path::new("/proc") {
+            return Ok(()); // somebody mounted the host's for us
+        }
+        match std::fs::read_link("/proc/self/ns/pid") {
+            Ok(own) if own != Path::new(INITIAL_NAMESPACE) => Err(ProcessError::Namespace),
+            _ => Ok(()),
+        }
+    }
+
+    /// Unit of the start times in `/proc`.
+    pub(crate) fn ticks_per_second() -> u64 {
+        let ticks = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK);
+        ticks.ok().flatten().and_then(|it| u64::try_from(it).ok()).unwrap_or(100)
     }
 
     /// This life of a process.

@@ -9,7 +9,7 @@ use agent_ebpf::Offsets;
 
 /// Why the offsets could not be found.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum BtfError {
+pub(crate) enum BtfError {
     #[error("is not BTF of this byte order")]
     Magic,
     #[error("ends in the middle of a type")]
@@ -181,7 +181,7 @@ fn starts(types: &[u8]) -> Result<Vec<u32>, BtfError> {
     let mut starts = Vec::new();
     let mut at = 0;
     while at < types.len() {
-        starts.push(u32::try_from(at).map_err(|_: std::num::TryFromIntError| BtfError::Truncated)?);
+        starts.push(u32::try_from(at).map_err(|_too_long| BtfError::Truncated)?);
         at += Type::at(types, at)?.length()?;
     }
     Ok(starts)

@@ -1,0 +1,220 @@
+//! The system calls themselves. Layouts are those of `include/uapi/linux/bpf.h`; the kernel takes
+//! what is left out at the end for zero.
+
+#![expect(unsafe_code, reason = "the kernel is spoken to through pointers here")]
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type};
+
+/// A program for uprobes that can be attached to many places by one link.
+pub(crate) fn load_multi(
+    name: &str,
+    instructions: &[bpf_insn],
+    license: &CStr,
+) -> io::Result<OwnedFd> {
+    let mut attribute = ProgLoad {
+        prog_type: bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32,
+        insn_cnt: count(instructions.len())?,
+        insns: instructions.as_ptr() as u64,
+        license: license.as_ptr() as u64,
+        expected_attach_type: bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32,
+        ..ProgLoad::default()
+    };
+    let room = attribute.prog_name.len() - 1;
+    for (to, from) in attribute.prog_name[..room].iter_mut().zip(name.bytes()) {
+        *to = from;
+    }
+    // SAFETY: the attribute points to instructions and license, which outlive the call.
+    unsafe { create(bpf_cmd::BPF_PROG_LOAD, &mut attribute) }
+}
+
+/// Where a link attaches: offsets in one file, and what the program is told at each.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    pub(crate) offsets: Vec<u64>,
+    pub(crate) cookies: Vec<u64>,
+}
+
+/// Entry of a function, or its return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Moment {
+    Entry,
+    Return,
+}
+
+/// Attaches to all places of a file, for all processes that map it now or later. The link ends
+/// when the descriptor is closed, also by death.
+pub(crate) fn link_multi(
+    program: BorrowedFd<'_>,
+    path: &CStr,
+    places: &Places,
+    moment: Moment,
+) -> io::Result<OwnedFd> {
+    debug_assert_eq!(places.offsets.len(), places.cookies.len(), "a cookie for each place");
+    let mut attribute = LinkCreate {
+        prog_fd: program.as_raw_fd(),
+        attach_type: bpf_attach_type::BPF_TRACE_UPROBE_MULTI as u32,
+        path: path.as_ptr() as u64,
+        offsets: places.offsets.as_ptr() as u64,
+        cookies: places.cookies.as_ptr() as u64,
+        count: count(places.offsets.len())?,
+        multi_flags: u32::from(moment == Moment::Return),
+        ..LinkCreate::default()
+    };
+    // SAFETY: the attribute points to the path and to `count` offsets and cookies, which outlive
+    // the call.
+    unsafe { create(bpf_cmd::BPF_LINK_CREATE, &mut attribute) }
+}
+
+/// Where a batched reading goes on. The kernel fills it; it has the size of a hash map's cursor.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C, align(8))]
+pub(crate) struct Cursor([u8; 8]);
+
+/// One batch of a hash map: keys and values one behind the other, as the kernel lays them out.
+#[derive(Debug)]
+pub(crate) struct Batch {
+    pub(crate) keys: Vec<u8>,
+    pub(crate) values: Vec<u8>,
+    key_bytes: usize,
+    value_bytes: usize,
+    room: usize,
+}
+
+/// What a batched reading found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Entries, and there may be more.
+    Some(usize),
+    /// The last entries.
+    Last(usize),
+    /// One bucket of the map is larger than the batch: it must grow.
+    TooSmall,
+}
+
+impl Batch {
+    pub(crate) fn new(key_bytes: usize, value_bytes: usize, room: usize) -> Self {
+        // The kernel rounds the size of a value up to eight bytes.
+        let value_bytes = value_bytes.next_multiple_of(8);
+        Self {
+            keys: vec![0; key_bytes * room],
+            values: vec![0; value_bytes * room],
+            key_bytes,
+            value_bytes,
+            room,
+        }
+    }
+
+    pub(crate) fn grow(&mut self) {
+        *self = Self::new(self.key_bytes, self.value_bytes, self.room * 2);
+    }
+
+    /// Fills the batch from where `cursor` stands; `None` starts.
+    pub(crate) fn read(
+        &mut self,
+        map: BorrowedFd<'_>,
+        cursor: &mut Option<Cursor>,
+    ) -> io::Result<Found> {
+        let before = *cursor;
+        let mut after = Cursor::default();
+        let mut attribute = LookupBatch {
+            in_batch: before.as_ref().map_or(0, |it| &raw const *it as u64),
+            out_batch: &raw mut after as u64,
+            keys: self.keys.as_mut_ptr() as u64,
+            values: self.values.as_mut_ptr() as u64,
+            count: count(self.room)?,
+            map_fd: map.as_raw_fd(),
+            ..LookupBatch::default()
+        };
+        // SAFETY: keys and values have room for `count` entries, and both cursors outlive the call.
+        let answer = unsafe { call(bpf_cmd::BPF_MAP_LOOKUP_BATCH, &mut attribute) };
+        *cursor = Some(after);
+        let entries = attribute.count as usize;
+        match answer {
+            Ok(_) => Ok(Found::Some(entries)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(Found::Last(entries)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
+                *cursor = before;
+                Ok(Found::TooSmall)
+            }
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn count(length: usize) -> io::Result<u32> {
+    u32::try_from(length).map_err(io::Error::other)
+}
+
+/// # Safety
+///
+/// As for `call`, and the command returns a file descriptor.
+unsafe fn create<T>(command: bpf_cmd, attribute: &mut T) -> io::Result<OwnedFd> {
+    // SAFETY: the caller vouches for the attribute.
+    let descriptor = unsafe { call(command, attribute) }?;
+    // SAFETY: the kernel made this descriptor for this call, nobody else owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// # Safety
+///
+/// `T` is the beginning of the command's attribute, and what it points to outlives the call.
+unsafe fn call<T>(command: bpf_cmd, attribute: &mut T) -> io::Result<RawFd> {
+    let pointer = &raw mut *attribute;
+    // SAFETY: the caller vouches for the attribute.
+    let answer = unsafe { libc::syscall(libc::SYS_bpf, command as u32, pointer, size_of::<T>()) };
+    match RawFd::try_from(answer) {
+        Ok(answer) if answer >= 0 => Ok(answer),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct ProgLoad {
+    prog_type: u32,
+    insn_cnt: u32,
+    insns: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log_buf: u64,
+    kern_version: u32,
+    prog_flags: u32,
+    prog_name: [u8; 16],
+    prog_ifindex: u32,
+    expected_attach_type: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LinkCreate {
+    prog_fd: RawFd,
+    target_fd: u32,
+    attach_type: u32,
+    flags: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    count: u32,
+    multi_flags: u32,
+    pid: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct LookupBatch {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map_fd: RawFd,
+    elem_flags: u64,
+    flags: u64,
+}
