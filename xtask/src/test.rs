@@ -6,8 +6,9 @@ pub(crate) fn run(filters: &[String]) -> anyhow::Result<()> {
     warn_without_root();
     packages::provide()?;
     bpf::run()?;
-    let programs = shell::cargo(["build", "--workspace", "--locked"]);
-    progress::build("the programs and libraries that tests start", programs)?;
+    // With the tests themselves: built apart, what both need would be built twice.
+    let everything = shell::cargo(["build", "--workspace", "--all-targets", "--locked"]);
+    progress::build("the tests, and the programs and libraries that they start", everything)?;
     if packages::is_installed("cargo-nextest") {
         with_nextest(filters)
     } else {
