@@ -164,12 +164,10 @@ impl Offers {
         &self.open
     }
 
-    /// Every open offer, in the order of their ids.
+    /// Every open offer, in any order.
     #[must_use]
     pub fn open(&self) -> Vec<Offer> {
-        let mut open: Vec<_> = self.rows.values().filter_map(Row::offer).cloned().collect();
-        open.sort_by(|a, b| a.observed().id().cmp(b.observed().id()));
-        open
+        self.rows.values().filter_map(Row::offer).cloned().collect()
     }
 
     /// What comes after `revision` for a subscriber that began with a snapshot at `from`: withdrawals up

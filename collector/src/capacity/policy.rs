@@ -92,9 +92,31 @@ impl Policy {
     }
 }
 
+// === impl Decision ===
+
+impl Decision {
+    #[must_use]
+    pub fn is_dwelling(self) -> bool {
+        matches!(self, Self::Withhold(Withheld::Dwelling { .. }))
+    }
+}
+
 // === impl Withheld ===
 
 impl Withheld {
+    /// For people and JSON.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Busy => "busy",
+            Self::Unknown => "unknown",
+            Self::Unhealthy => "unhealthy",
+            Self::Silent => "silent",
+            Self::Gone => "gone",
+            Self::Dwelling { .. } => "dwelling",
+        }
+    }
+
     /// As the stream says it when an offer ends.
     #[must_use]
     pub fn reason(self) -> withdrawn::Reason {

@@ -17,6 +17,8 @@ pub struct Sources {
     pub state: StateHandle,
     pub board: Board,
     pub totals: Arc<RwLock<Totals>>,
+    /// The port that agents connect to, as it was really bound.
+    pub grpc_port: u16,
 }
 
 /// Everything on the HTTP port: `/`, `/metrics`, `/healthz`, `/api/v1/…`.

@@ -83,12 +83,12 @@ impl Scheduler {
         self.position = Some(position);
     }
 
-    fn holds(&self) -> Vec<(String, u64)> {
+    fn holds(&self) -> BTreeMap<String, u64> {
         self.offers.values().map(|it| (it.id.clone(), it.version)).collect()
     }
 }
 
-fn open(board: &Board, filter: Filter) -> Vec<(String, u64)> {
+fn open(board: &Board, filter: Filter) -> BTreeMap<String, u64> {
     let offers = board.read().open();
     let wanted = offers.iter().filter(|it| filter.wants(it.observed().class()));
     wanted.map(|it| (it.observed().id().to_string(), it.version)).collect()
