@@ -8,7 +8,7 @@ use core::ptr::read_volatile;
 use agent_ebpf::{Cookie, Counter, Event, Loss, Pending, PendingKey, Row, SILENCE_NS};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
@@ -54,10 +54,15 @@ pub(crate) fn cuda_copy(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub(crate) fn cuda_enter(ctx: ProbeContext) -> u32 {
     let cookie = cookie(&ctx);
-    let pending = Pending { start_ns: now_ns(), bytes: ctx.arg::<u64>(1).unwrap_or(0) };
+    let pending = Pending {
+        start_ns: now_ns(),
+        second: ctx.arg(1).unwrap_or(0),
+        fourth: ctx.arg(3).unwrap_or(0),
+    };
     if PENDING.insert(pending_key(cookie), pending, 0).is_err() {
         loss::count(&ctx, Loss::Results, rows::current_tgid());
-        settle(&ctx, cookie, pending.bytes, 0, 0);
+        let bytes = if cookie.is_pitched() { 0 } else { pending.second };
+        settle(&ctx, cookie, Outcome { result: 0, bytes, waited_ns: 0 });
     }
     0
 }
@@ -68,29 +73,49 @@ pub(crate) fn cuda_return(ctx: RetProbeContext) -> u32 {
     let cookie = cookie(&ctx);
     let key = pending_key(cookie);
     // SAFETY: only this thread reads and writes the entry.
-    let Some(&Pending { start_ns, bytes }) = (unsafe { PENDING.get(key) }) else { return 0 };
+    let Some(&pending) = (unsafe { PENDING.get(key) }) else { return 0 };
     let _ = PENDING.remove(key);
-    settle(&ctx, cookie, bytes, ctx.ret::<i32>(), now_ns().saturating_sub(start_ns));
+    let result = ctx.ret::<i32>();
+    let bytes = if cookie.is_pitched() { pitched_bytes(&pending) } else { pending.second };
+    let waited_ns = now_ns().saturating_sub(pending.start_ns);
+    settle(&ctx, cookie, Outcome { result, bytes, waited_ns });
     0
 }
 
-/// Counts a call by its result, a `CUresult`: 0 is success.
+/// How a call ended.
+#[derive(Clone, Copy)]
+struct Outcome {
+    /// A `CUresult`: 0 is success.
+    result: i32,
+    /// What was allocated; meaningless for other calls.
+    bytes: u64,
+    waited_ns: u64,
+}
+
 #[inline(always)]
-fn settle<C: EbpfContext>(ctx: &C, cookie: Cookie, bytes: u64, result: i32, waited_ns: u64) {
+fn settle<C: EbpfContext>(ctx: &C, cookie: Cookie, outcome: Outcome) {
     let Some(row) = rows::current(ctx) else { return };
     if cookie.counter() == Counter::Synchronizations as usize {
         rows::add_one(row, Counter::Synchronizations);
-        rows::add(row, Counter::SynchronizeWaitNs as usize, waited_ns);
+        rows::add(row, Counter::SynchronizeWaitNs as usize, outcome.waited_ns);
     } else if cookie.counter() == Counter::Frees as usize {
-        if result == 0 {
+        if outcome.result == 0 {
             rows::add_one(row, Counter::Frees);
         }
-    } else if result == 0 {
+    } else if outcome.result == 0 {
         rows::add_one(row, Counter::Allocations);
-        rows::add(row, Counter::AllocatedBytes as usize, bytes);
+        rows::add(row, Counter::AllocatedBytes as usize, outcome.bytes);
     } else {
         rows::add_one(row, Counter::FailedAllocations);
     }
+}
+
+/// The driver has written the pitch to where the caller asked for it.
+#[inline(always)]
+fn pitched_bytes(pending: &Pending) -> u64 {
+    // SAFETY: the helper checks the address and fails where it cannot be read.
+    let pitch = unsafe { bpf_probe_read_user(pending.second as *const u64) };
+    pitch.unwrap_or(0).wrapping_mul(pending.fourth)
 }
 
 /// Third argument, or the fifth where the cookie says so. Both are read, because the verifier

@@ -123,6 +123,18 @@ impl Cookie {
         Self(calls as u64 | (slot as u64) << 8)
     }
 
+    /// Waits for the result of a pitched allocation, whose size is known only then.
+    #[must_use]
+    pub const fn pitched(slot: u8) -> Self {
+        Self(Self::result(Counter::Allocations, slot).0 | 1 << 16)
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_pitched(self) -> bool {
+        self.0 >> 16 & 1 == 1
+    }
+
     #[inline(always)]
     #[must_use]
     pub const fn counter(self) -> usize {
@@ -155,8 +167,11 @@ pub struct PendingKey {
 pub struct Pending {
     /// CLOCK_BOOTTIME ns.
     pub start_ns: u64,
-    /// What an allocation asks for; meaningless for other calls.
-    pub bytes: u64,
+    /// Second argument: the size of an allocation, or the address of its pitch; meaningless for
+    /// other calls.
+    pub second: u64,
+    /// Fourth argument: the rows of a pitched allocation; meaningless for other calls.
+    pub fourth: u64,
 }
 
 /// Where the running kernel keeps what the programs read, in bytes from the start of the struct.
@@ -176,7 +191,7 @@ const _: () = assert!(Loss::Processes as usize + 1 == LOSSES);
 const _: () = assert!(size_of::<Row>() == 24 + 8 * COUNTERS);
 const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
 const _: () = assert!(size_of::<PendingKey>() == 16);
-const _: () = assert!(size_of::<Pending>() == 16);
+const _: () = assert!(size_of::<Pending>() == 24);
 const _: () = assert!(size_of::<Offsets>() == 20);
 
 // SAFETY: `repr(C)`, only integers, no padding: every bit pattern is a valid value.
@@ -204,5 +219,8 @@ mod tests {
         let cookie = Cookie::sum(Counter::PeerCalls, 4);
         assert_eq!((cookie.counter(), cookie.detail()), (Counter::PeerCalls as usize, 4));
         assert_eq!(Cookie::count(Counter::Launches).counter(), 0);
+        let pitched = Cookie::pitched(7);
+        assert!(pitched.is_pitched() && !cookie.is_pitched());
+        assert_eq!((pitched.counter(), pitched.detail()), (Counter::Allocations as usize, 7));
     }
 }

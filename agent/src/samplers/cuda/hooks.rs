@@ -57,7 +57,7 @@ use Counter::{
 };
 
 /// All of them. Functions that a driver does not have are skipped and reported.
-pub(crate) static HOOKS: [Hook; 35] = [
+pub(crate) static HOOKS: [Hook; 37] = [
     Hook { symbol: "cuInit", kind: Kind::Init, cookie: Cookie(0) },
     launch("cuLaunchKernel", Launches),
     launch("cuLaunchKernel_ptsz", Launches),
@@ -69,6 +69,8 @@ pub(crate) static HOOKS: [Hook; 35] = [
     launch("cuGraphLaunch_ptsz", GraphLaunches),
     result("cuMemAlloc_v2", Allocations, 0),
     result("cuMemFree_v2", Frees, 1),
+    result("cuMemAllocManaged", Allocations, 6),
+    Hook { symbol: "cuMemAllocPitch_v2", kind: Kind::Result, cookie: Cookie::pitched(7) },
     result("cuStreamSynchronize", Synchronizations, 2),
     result("cuStreamSynchronize_ptsz", Synchronizations, 3),
     result("cuEventSynchronize", Synchronizations, 4),

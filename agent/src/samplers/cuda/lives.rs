@@ -118,6 +118,11 @@ impl Lives {
         self.mapped.insert(process, Mapped { at, files });
     }
 
+    /// Other files are hooked now: what processes map means something else.
+    pub(crate) fn forget_mappings(&mut self) {
+        self.mapped.clear();
+    }
+
     /// The reading: everyone present, and those that have ended since the last one.
     pub(crate) fn report(
         &mut self,

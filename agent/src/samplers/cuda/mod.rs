@@ -152,7 +152,9 @@ impl Running {
 
     fn refresh(&mut self, libraries: &mut Libraries, at: BootNs) {
         self.refreshed = at;
-        libraries.refresh(&mut self.kernel, at);
+        if libraries.refresh(&mut self.kernel, at) {
+            self.lives.forget_mappings();
+        }
     }
 
     fn read(
@@ -168,14 +170,15 @@ impl Running {
         for tgid in &present.dead {
             self.kernel.remove(*tgid);
         }
+        let hooked = libraries.hooked_files();
         for process in self.lives.unmapped(&present, at, MAPPINGS_PER_READING) {
-            self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid));
+            self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid, &hooked));
         }
         let lost = self.kernel.lost()?;
         let overflow = decode::counts(&self.kernel.overflow()?);
         Ok(CudaReadings {
             tracing: self.tracing(libraries, lost.iter().sum()),
-            processes: self.lives.report(&present, &libraries.hooked_files()),
+            processes: self.lives.report(&present, &hooked),
             overflow: overflow.plus(&self.lives.overflow()),
         })
     }

@@ -101,11 +101,16 @@ impl Proc {
         std::fs::metadata(self.folder(tgid)).ok().map(|it| it.uid())
     }
 
-    /// Every mapped file that calls itself the CUDA driver library.
-    pub(crate) fn mapped_libcuda(&self, tgid: u32) -> Option<BTreeSet<FileId>> {
+    /// Every mapped file that calls itself the CUDA driver library, or is `known` to be one.
+    pub(crate) fn mapped_libcuda(
+        &self,
+        tgid: u32,
+        known: &BTreeSet<FileId>,
+    ) -> Option<BTreeSet<FileId>> {
         let maps = std::fs::read(self.folder(tgid).join("maps")).ok()?;
         let maps = String::from_utf8_lossy(&maps);
-        let cuda = decode::mappings(&maps).filter(|it| decode::looks_like_libcuda(it.path));
+        let cuda = decode::mappings(&maps)
+            .filter(|it| known.contains(&it.file) || decode::looks_like_libcuda(it.path));
         Some(cuda.map(|it| it.file).collect())
     }
 

@@ -108,8 +108,9 @@ impl Libraries {
     }
 
     /// Hooks what has appeared or was replaced since the last call. Looks at a file only when its
-    /// version is new.
-    pub(crate) fn refresh(&mut self, kernel: &mut Kernel, at: BootNs) {
+    /// version is new. Returns whether any was new.
+    pub(crate) fn refresh(&mut self, kernel: &mut Kernel, at: BootNs) -> bool {
+        let mut changed = false;
         for path in self.paths.clone() {
             let Some(version) = driver::version(&path) else {
                 self.seen.remove(&path);
@@ -119,6 +120,7 @@ impl Libraries {
             if self.seen.get(&path) == Some(&version) && !self.is_due(&path, at) {
                 continue;
             }
+            changed = true;
             self.seen.insert(path.clone(), version);
             self.failed.remove(&path);
             if let Err(error) = self.hook(kernel, &path) {
@@ -126,6 +128,7 @@ impl Libraries {
                 self.failed.insert(path, Failure { version, at, why: error.to_string() });
             }
         }
+        changed
     }
 
     fn is_due(&self, path: &Path, at: BootNs) -> bool {
