@@ -114,3 +114,82 @@ fn bit(call: Call) -> u32 {
 pub(crate) fn is_host_pid_namespace(link: &str) -> bool {
     link == INITIAL_PID_NAMESPACE
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Facts, Instances, Plan, is_host_pid_namespace};
+    use crate::samplers::nvml::answers::{Answers, Call, Refusal};
+
+    const PROCESSES: [Call; 4] = [
+        Call::ComputeProcesses,
+        Call::GraphicsProcesses,
+        Call::MpsProcesses,
+        Call::ProcessUtilization,
+    ];
+
+    fn capable() -> Answers {
+        Answers { mig_on: Some(false), ..Answers::default() }
+    }
+
+    fn plan(answers: &Answers, host_pids: bool) -> Plan {
+        Plan::from_facts(&Facts::from_answers(answers, host_pids))
+    }
+
+    /// The plan asks for everything that is a device's, but these.
+    fn check(plan: Plan, instances: Instances, without: &[Call]) {
+        assert_eq!(plan.instances, instances);
+        assert_eq!(plan.not_asked().collect::<Vec<_>>(), without);
+    }
+
+    #[test]
+    fn losing_a_capability_loses_its_question_only() {
+        check(plan(&capable(), true), Instances::Whole, &[Call::MigDevices]);
+        for call in PROCESSES.into_iter().chain([Call::Energy, Call::Power, Call::Utilization]) {
+            for refusal in [Refusal::NotSupported, Refusal::Denied] {
+                let answers = Answers { refused: [(call, refusal)].into(), ..capable() };
+                check(plan(&answers, true), Instances::Whole, &[call, Call::MigDevices]);
+            }
+        }
+    }
+
+    #[test]
+    fn a_failure_is_not_a_fact() {
+        for refusal in [Refusal::Failed, Refusal::NotFound, Refusal::GpuLost] {
+            let answers = Answers { refused: [(Call::Energy, refusal)].into(), ..capable() };
+            check(plan(&answers, true), Instances::Whole, &[Call::MigDevices]);
+        }
+    }
+
+    #[test]
+    fn without_mig_mode_a_device_is_whole_only_if_it_has_no_mig() {
+        let refused = |refusal| Answers::refused(Call::MigMode, refusal);
+        let old_device = plan(&refused(Refusal::NotSupported), true);
+        check(old_device, Instances::Whole, &[Call::MigMode, Call::MigDevices]);
+        for refusal in [Refusal::Failed, Refusal::Denied] {
+            let plan = plan(&refused(refusal), true);
+            assert_eq!(plan.instances, Instances::Unmeasurable);
+            let silent = PROCESSES.into_iter().chain([Call::Utilization, Call::MigDevices]);
+            assert!(silent.into_iter().all(|it| !plan.asks(it)), "{refusal:?}");
+        }
+    }
+
+    #[test]
+    fn with_mig_the_device_is_not_asked_about_its_use() {
+        let plan = plan(&Answers { mig_on: Some(true), ..Answers::default() }, true);
+        let mut without = vec![Call::Utilization];
+        without.extend(PROCESSES);
+        check(plan, Instances::Mig, &without);
+    }
+
+    #[test]
+    fn outside_of_the_hosts_pid_namespace_no_list_is_asked_for() {
+        let mut without = PROCESSES.to_vec();
+        without.push(Call::MigDevices);
+        let plan = plan(&capable(), false);
+        check(plan, Instances::Whole, &without);
+        assert!(!plan.lists_processes);
+        assert!(is_host_pid_namespace("pid:[4026531836]"));
+        assert!(!is_host_pid_namespace("pid:[4026532447]"));
+        assert!(!is_host_pid_namespace(""));
+    }
+}
