@@ -128,8 +128,8 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listing {
     pub(crate) uuids: Vec<String>,
-    /// Devices that are counted and cannot be named: no permission, lost before their UUID was
-    /// read, or beyond the bound.
+    /// Devices that are counted and cannot be named: no permission, hung or lost before their UUID
+    /// was read, or beyond the bound.
     pub(crate) unlisted: u32,
 }
 

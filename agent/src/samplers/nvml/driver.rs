@@ -20,7 +20,7 @@ use crate::model::ids::DeviceId;
 use crate::model::readings::Identity;
 use crate::model::units::BootNs;
 use crate::samplers::nvml::answers::{
-    Answers, Call, Listed, Listing, Memory, MigDevice, Refusal, Report, Sample, Utilization,
+    Answers, Call, Listed, Memory, MigDevice, Refusal, Report, Sample, Utilization,
 };
 use crate::samplers::nvml::decode;
 use crate::samplers::nvml::probe::{Facts, Plan, is_host_pid_namespace};
@@ -86,19 +86,13 @@ impl Library {
         Ok(Self { nvml: Arc::new(nvml), driver_version })
     }
 
-    /// The devices by UUID. One that cannot be named does not hide the others.
-    pub(crate) fn list(&self) -> Result<Listing, Refusal> {
-        let count = self.nvml.device_count().map_err(|it| refusal(&it))?;
-        let mut listing = Listing::default();
-        for index in 0..count {
-            let uuid = self.nvml.device_by_index(index).and_then(|it| it.uuid());
-            match uuid.map_err(|it| refusal(&it)) {
-                Ok(uuid) if listing.uuids.len() < MAX_DEVICES => listing.uuids.push(uuid),
-                Err(Refusal::DriverGone) => return Err(Refusal::DriverGone),
-                Ok(_) | Err(_) => listing.unlisted += 1,
-            }
-        }
-        Ok(listing)
+    pub(crate) fn device_count(&self) -> Result<u32, Refusal> {
+        self.nvml.device_count().map_err(|it| refusal(&it))
+    }
+
+    pub(crate) fn uuid(&self, index: u32) -> Result<String, Refusal> {
+        let uuid = self.nvml.device_by_index(index).and_then(|it| it.uuid());
+        uuid.map_err(|it| refusal(&it))
     }
 
     /// Asks the device in `held`, or looks it up and probes it where there is none. What is left

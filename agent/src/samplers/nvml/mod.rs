@@ -9,6 +9,7 @@ pub mod activity;
 pub mod answers;
 pub mod decode;
 pub mod driver;
+pub mod lister;
 pub mod probe;
 pub mod tracked;
 pub mod workers;
@@ -26,12 +27,13 @@ use crate::model::readings::{NvmlReadings, NvmlState};
 use crate::model::units::BootNs;
 use crate::samplers::nvml::answers::{Call, Listing, Refusal, Report};
 use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
+use crate::samplers::nvml::lister::Lister;
 use crate::samplers::nvml::tracked::{DeviceStats, Tracked};
 use crate::samplers::nvml::workers::{LibraryError, LibraryRequest, Message, Worker};
 
 /// How often a library that is not there is looked for.
 const RETRY_NS: u64 = 5_000_000_000;
-/// How often the devices are listed again.
+/// How often the devices are listed again when all could be named.
 const LIST_NS: u64 = 30_000_000_000;
 
 /// Reads every device once per tick.
@@ -59,8 +61,8 @@ pub struct NvmlStats {
     /// Failed calls since the start, by call. What a device does not offer is not a failure.
     pub errors: BTreeMap<&'static str, u64>,
     pub devices: BTreeMap<DeviceId, DeviceStats>,
-    /// Devices that the driver counts and that cannot be read: no permission, lost before their
-    /// UUID was known, or more than 64.
+    /// Devices that the driver counts and that cannot be read: no permission, hung or lost before
+    /// their UUID was known, or more than 64.
     pub unlisted: u32,
 }
 
@@ -179,7 +181,7 @@ impl Sampler {
     fn adopt(&mut self, at: BootNs, library: Library, listing: Listing) {
         self.become_state(NvmlState::Ok);
         self.library = Some(library);
-        self.list_at = at + LIST_NS;
+        self.list_at = at + if listing.unlisted == 0 { LIST_NS } else { RETRY_NS };
         self.unlisted = listing.unlisted;
         for uuid in listing.uuids {
             let id = DeviceId(Arc::from(uuid));
@@ -219,7 +221,9 @@ impl Sampler {
             return;
         }
         if self.lister.is_none() {
-            self.lister = Worker::library(self.path.clone(), self.sender.clone()).ok();
+            // Half of it, so that the list is here before this tick's own deadline.
+            let lister = Lister::new(self.path.clone(), self.deadline / 2);
+            self.lister = Worker::library(lister, self.sender.clone()).ok();
         }
         if self.lister.as_ref().is_some_and(|it| it.ask(LibraryRequest::List)) {
             self.listing = Some(at);

@@ -5,7 +5,7 @@
 //! whoever waits, waits there with a deadline, and leaves the thread alone when it passes.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
@@ -16,6 +16,7 @@ use crate::model::readings::NvmlState;
 use crate::model::units::BootNs;
 use crate::samplers::nvml::answers::{Listing, Refusal, Report};
 use crate::samplers::nvml::driver::{Library, OpenError};
+use crate::samplers::nvml::lister::Lister;
 
 /// What the threads send back. Each has at most one of these under way.
 #[derive(Debug)]
@@ -91,22 +92,8 @@ impl<R: Send + 'static> Worker<R> {
 }
 
 impl Worker<LibraryRequest> {
-    pub(crate) fn library(path: PathBuf, messages: Sender<Message>) -> io::Result<Self> {
-        Self::spawn("nvml", move |requests| {
-            let mut library = None;
-            for request in requests {
-                let answer = match request {
-                    LibraryRequest::List => list(&path, &mut library),
-                    LibraryRequest::Close => {
-                        library = None;
-                        continue;
-                    }
-                };
-                if messages.blocking_send(Message::Library(answer)).is_err() {
-                    return;
-                }
-            }
-        })
+    pub(crate) fn library(lister: Lister, messages: Sender<Message>) -> io::Result<Self> {
+        Self::spawn("nvml", move |requests| lister.run(requests, &messages))
     }
 }
 
@@ -130,16 +117,6 @@ impl Worker<Visit> {
             }
         })
     }
-}
-
-fn list(path: &Path, library: &mut Option<Library>) -> Result<(Library, Listing), LibraryError> {
-    let open = match library.take() {
-        Some(open) => open,
-        None => Library::open(path)?,
-    };
-    let listing = open.list().map_err(LibraryError::List)?;
-    *library = Some(open.clone());
-    Ok((open, listing))
 }
 
 // === impl LibraryError ===
