@@ -1,2 +1,3 @@
-//! Placeholder.
-fn main() {}
+//! End-to-end tests.
+
+mod nvml_sampler;

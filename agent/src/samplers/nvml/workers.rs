@@ -65,10 +65,9 @@ pub(crate) struct Worker<R> {
 // === impl Worker ===
 
 impl<R: Send + 'static> Worker<R> {
-    fn spawn(name: &str, body: impl FnOnce(&Receiver<R>) + Send + 'static) -> io::Result<Self> {
+    fn spawn(name: String, body: impl FnOnce(&Receiver<R>) + Send + 'static) -> io::Result<Self> {
         let (requests, received) = sync_channel(1);
-        let thread =
-            std::thread::Builder::new().name(name.to_owned()).spawn(move || body(&received))?;
+        let thread = std::thread::Builder::new().name(name).spawn(move || body(&received))?;
         Ok(Self { requests: Some(requests), thread })
     }
 
@@ -93,7 +92,7 @@ impl<R: Send + 'static> Worker<R> {
 
 impl Worker<LibraryRequest> {
     pub(crate) fn library(lister: Lister, messages: Sender<Message>) -> io::Result<Self> {
-        Self::spawn("nvml", move |requests| lister.run(requests, &messages))
+        Self::spawn("nvml".to_owned(), move |requests| lister.run(requests, &messages))
     }
 }
 
@@ -103,7 +102,10 @@ impl Worker<Visit> {
         library: Library,
         messages: Sender<Message>,
     ) -> io::Result<Self> {
-        Self::spawn("nvml-device", move |requests| {
+        // The kernel keeps 15 bytes; the end of a UUID tells which device a stuck thread is about.
+        let tail = id.0.len().saturating_sub(8);
+        let name = format!("nvml-{}", id.0.get(tail..).unwrap_or_default());
+        Self::spawn(name, move |requests| {
             let mut held = None;
             for visit in requests {
                 if visit.probe {
