@@ -105,7 +105,9 @@ fn chosen_place(library: &Path) -> anyhow::Result<Place> {
         Some(HookState::Attached { offset, skip, .. }) => {
             Ok(Place { entry: offset - u64::from(skip), chosen: offset, skip })
         }
-        other => bail!("{SYMBOL} is not hooked: {other:?} {}", hooks.error.as_deref().unwrap_or("")),
+        other => {
+            bail!("{SYMBOL} is not hooked: {other:?} {}", hooks.error.as_deref().unwrap_or(""))
+        }
     }
 }
 
