@@ -52,6 +52,8 @@ fn is_pure(path: &str) -> bool {
         "agent/src/attribution",
         "agent/src/accounting",
         "agent/src/classify",
+        "agent/src/pipeline",
+        "agent/src/totals",
         "collector/src/model/",
         "collector/src/state/",
         "collector/src/capacity/policy",
