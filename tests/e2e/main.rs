@@ -1,3 +1,7 @@
-//! End-to-end tests.
+//! The product end to end: its real binaries, on a simulated node, through their real surfaces.
+//!
+//! One file per behaviour. Needs root for cgroups and for tracing; without it the tests fail and say
+//! so. The stand-ins themselves are tested in `stand_ins`.
 
 mod nvml_sampler;
+mod stand_ins;

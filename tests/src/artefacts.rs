@@ -1,0 +1,45 @@
+//! What the tests start and load: built by `cargo xtask test`, found beside the running test.
+
+use std::path::{Path, PathBuf};
+
+/// A program or library by its file name. Panics with what to do when it was not built.
+#[track_caller]
+pub fn artefact(name: &str) -> PathBuf {
+    let path = folder().join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: run `cargo xtask test`, which builds what tests start",
+        path.display()
+    );
+    path
+}
+
+/// An installed program of the distribution. Panics with what to install when it is not there.
+#[track_caller]
+pub fn installed(program: &str, package: &str) -> PathBuf {
+    let places = ["/usr/bin", "/usr/local/bin", "/bin", "/usr/sbin"];
+    let found = places.iter().map(|it| Path::new(it).join(program)).find(|it| it.exists());
+    found.unwrap_or_else(|| {
+        panic!("{program} is missing: run `cargo xtask test`, or install the package {package}")
+    })
+}
+
+/// The profile's folder in the target folder: a test program lies in its `deps`.
+fn folder() -> PathBuf {
+    let test = std::env::current_exe().expect("the kernel knows this program's path");
+    let deps = test.parent().expect("a program lies in a folder");
+    deps.parent().expect("cargo puts test programs two levels down").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::artefact;
+
+    #[test]
+    fn a_missing_artefact_says_what_to_run() {
+        let panic =
+            std::panic::catch_unwind(|| artefact("no-such-program")).expect_err("it panics");
+        let said = panic.downcast_ref::<String>().expect("the message is formatted");
+        assert!(said.contains("run `cargo xtask test`"), "{said}");
+    }
+}

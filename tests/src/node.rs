@@ -1,0 +1,292 @@
+//! A simulated node with the real agent on it.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::time::Duration;
+
+use agent::config::RawConfig;
+use gpu_state::scenario::Scenario;
+use tempfile::TempDir;
+
+use crate::artefacts::artefact;
+use crate::cgroups::Slice;
+use crate::collector::Collector;
+use crate::daemon::{Daemon, wrapped};
+use crate::ports;
+use crate::scrape::{Scrape, get};
+use crate::tenant::Tenant;
+use crate::wait::{check, eventually};
+
+/// What an agent may take to be ready, with all hooks attached.
+const READY: Duration = Duration::from_secs(30);
+
+/// How the entries of the node's libcuda begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Build {
+    /// As the real driver's.
+    Cmp,
+    Push,
+    Endbr64,
+}
+
+/// What a node shall be, before it is.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    pub scenario: Scenario,
+    pub config: RawConfig,
+    pub build: Build,
+}
+
+/// A folder with the stand-in libraries, and an agent that knows no others.
+#[derive(Debug)]
+pub struct Node {
+    /// As the product names it.
+    pub name: String,
+    pub config: RawConfig,
+    /// Before the folder: the agent writes there.
+    agent: Option<Daemon>,
+    slice: Slice,
+    scenario: Scenario,
+    folder: TempDir,
+}
+
+impl Setup {
+    /// Healthy devices, nobody who allocates them, quick ticks and tiles, a port of its own.
+    pub fn gpus(count: u32) -> Self {
+        let mut config = RawConfig { tick_ms: 200, tile_ms: 1_000, ..RawConfig::default() };
+        config.holders.allocations = "none".to_owned();
+        config.collector.address = String::new();
+        config.http.listen = format!("127.0.0.1:{}", ports::free());
+        Self { scenario: Scenario::with_gpus(count), config, build: Build::Cmp }
+    }
+
+    #[must_use]
+    pub fn named(mut self, node: &str) -> Self {
+        node.clone_into(&mut self.config.node);
+        self
+    }
+
+    #[must_use]
+    pub fn reporting_to(mut self, collector: &Collector) -> Self {
+        self.config.collector.address = collector.grpc_url();
+        self
+    }
+
+    #[must_use]
+    pub fn with(mut self, change: impl FnOnce(&mut Self)) -> Self {
+        change(&mut self);
+        self
+    }
+
+    /// Makes the node; its agent does not run yet.
+    pub fn make(self) -> Node {
+        let folder = tempfile::tempdir().expect("the temporary folder is writable");
+        open_to_all(folder.path());
+        copy("libnvml_stub.so", &folder.path().join("libnvidia-ml.so.1"));
+        let build = match self.build {
+            Build::Cmp => "libcuda_stub_cmp.so",
+            Build::Push => "libcuda_stub_push.so",
+            Build::Endbr64 => "libcuda_stub_endbr64.so",
+        };
+        copy(build, &folder.path().join("libcuda.so.1"));
+        self.scenario.write(folder.path()).expect("the folder is writable");
+        let mut config = self.config;
+        if config.node.is_empty() {
+            "node-a".clone_into(&mut config.node);
+        }
+        config.nvml.library = folder.path().join("libnvidia-ml.so.1");
+        config.cuda.libraries = vec![folder.path().join("libcuda.so.1")];
+        config.spool.path = folder.path().join("spool");
+        Node {
+            name: config.node.clone(),
+            config,
+            agent: None,
+            slice: Slice::new(),
+            scenario: self.scenario,
+            folder,
+        }
+    }
+
+    /// Makes the node and starts its agent.
+    pub fn start(self) -> Node {
+        let mut node = self.make();
+        node.start_agent();
+        node
+    }
+}
+
+impl Node {
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn cuda_library(&self) -> PathBuf {
+        self.folder.path().join("libcuda.so.1")
+    }
+
+    pub fn gpu_uuid(&self, index: usize) -> &str {
+        &self.scenario.gpus[index].uuid
+    }
+
+    // === the agent ===
+
+    /// Starts the agent and waits until it has read everything once.
+    #[track_caller]
+    pub fn start_agent(&mut self) {
+        self.start_agent_unready();
+        let url = self.url("/healthz");
+        let agent = self.agent.as_mut().expect("it was started");
+        eventually(READY, "the agent is ready", || {
+            if let Some(status) = agent.ended() {
+                panic!("the agent ended ({status}) before it was ready");
+            }
+            get(&url).map(drop)
+        });
+    }
+
+    /// Starts the agent and does not wait.
+    pub fn start_agent_unready(&mut self) {
+        let command = self.agent_command(&[]);
+        self.run_agent(&command);
+    }
+
+    /// Starts the agent under another program that takes it as its last arguments: `setpriv …`.
+    pub fn start_agent_under(&mut self, outer: Command) {
+        let command = wrapped(outer, &[], &self.agent_command(&[]));
+        self.run_agent(&command);
+    }
+
+    /// The agent's command line with this node's configuration and further arguments.
+    pub fn agent_command(&self, arguments: &[&str]) -> Command {
+        let file = self.folder.path().join("agent.toml");
+        let text = toml::to_string(&self.config).expect("a configuration is a table");
+        std::fs::write(&file, text).expect("the folder is writable");
+        let mut command = Command::new(artefact("gleaner-agent"));
+        command.arg("--config").arg(file).args(arguments);
+        command
+    }
+
+    /// SIGTERM, and how it ended.
+    #[track_caller]
+    pub fn stop_agent(&mut self) -> ExitStatus {
+        self.take_agent().stop()
+    }
+
+    /// SIGKILL.
+    #[track_caller]
+    pub fn kill_agent(&mut self) {
+        self.take_agent().kill();
+    }
+
+    #[track_caller]
+    pub fn agent(&mut self) -> &mut Daemon {
+        self.agent.as_mut().expect("the agent was started")
+    }
+
+    /// Everything that the agents of this node have said.
+    pub fn agent_log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("agent.log")).unwrap_or_default()
+    }
+
+    #[track_caller]
+    pub fn metrics(&self) -> Scrape {
+        Scrape::of(&self.url("/metrics")).expect("a running agent serves its metrics")
+    }
+
+    /// `/status`.
+    #[track_caller]
+    pub fn status(&self) -> serde_json::Value {
+        let text = get(&self.url("/status")).expect("a running agent serves its status");
+        serde_json::from_str(&text).expect("the status is JSON")
+    }
+
+    /// State and message of one part in `/status`: `nvml`, `tracing`, `spool`, `collector`.
+    #[track_caller]
+    pub fn part(&self, name: &str) -> (String, String) {
+        let status = self.status();
+        let parts = status["parts"].as_array().expect("the status has parts");
+        let part = parts.iter().find(|it| it["name"] == name);
+        let part = part.unwrap_or_else(|| panic!("the status has no part {name}: {status}"));
+        let text = |key: &str| part[key].as_str().unwrap_or_default().to_owned();
+        (text("state"), text("message"))
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.config.http.listen)
+    }
+
+    // === what happens on the node ===
+
+    /// Changes what the devices are, under everything that runs.
+    pub fn change(&mut self, change: impl FnOnce(&mut Scenario)) {
+        change(&mut self.scenario);
+        self.scenario.write(self.folder.path()).expect("the folder is writable");
+    }
+
+    /// A workload in the cgroup `NAME.service`, ready.
+    pub fn tenant(&self, name: &str, arguments: &[&str]) -> Tenant {
+        Tenant::start(name, &self.workload(arguments), Some(self.slice.group(name)))
+    }
+
+    /// A workload in the cgroup of the test, as this user; ready.
+    pub fn tenant_of_user(&self, uid: u32, arguments: &[&str]) -> Tenant {
+        let mut user = Command::new("setpriv");
+        user.args([
+            format!("--reuid={uid}"),
+            format!("--regid={uid}"),
+            "--clear-groups".to_owned(),
+        ]);
+        Tenant::start(&uid.to_string(), &wrapped(user, &[], &self.workload(arguments)), None)
+    }
+
+    /// The workload's command line with this node's libcuda.
+    pub fn workload(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(artefact("workload"));
+        command.arg("--library").arg(self.cuda_library()).args(arguments);
+        command
+    }
+
+    /// Waits until the agent's metrics say it.
+    #[track_caller]
+    pub fn until<T>(
+        &self,
+        deadline: Duration,
+        what: &str,
+        look: impl Fn(&Scrape) -> Result<T, String>,
+    ) -> T {
+        eventually(deadline, what, || look(&Scrape::of(&self.url("/metrics"))?))
+    }
+
+    /// Waits until the agent gives a device this class.
+    #[track_caller]
+    pub fn until_class(&self, deadline: Duration, gpu: usize, class: &str) {
+        let uuid = self.gpu_uuid(gpu);
+        self.until(deadline, &format!("{uuid} is {class}"), |scrape| {
+            let found = scrape.label("gleaner_gpu_class", &[("gpu_uuid", uuid)], "class");
+            check(found.as_deref() == Some(class), || format!("it is {found:?}"))
+        });
+    }
+
+    fn run_agent(&mut self, command: &Command) {
+        assert!(self.agent.is_none(), "one agent at a time");
+        self.agent = Some(Daemon::start(command, &self.folder.path().join("agent.log")));
+    }
+
+    #[track_caller]
+    fn take_agent(&mut self) -> Daemon {
+        self.agent.take().expect("the agent was started")
+    }
+}
+
+/// Tenants of other users load the libraries and map the state.
+fn open_to_all(folder: &Path) {
+    use std::os::unix::fs::PermissionsExt;
+    let mode = std::fs::Permissions::from_mode(0o755);
+    std::fs::set_permissions(folder, mode).expect("the folder is ours");
+}
+
+fn copy(artefact_name: &str, to: &Path) {
+    let from = artefact(artefact_name);
+    std::fs::copy(&from, to)
+        .unwrap_or_else(|error| panic!("cannot copy {}: {error}", from.display()));
+}
