@@ -1,4 +1,5 @@
 //! The simulated node does what a real one does, as far as the tests rely on it.
+#![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
 use std::time::Duration;
 
