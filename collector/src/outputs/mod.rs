@@ -1,6 +1,7 @@
 //! What the collector shows: Prometheus text and the web page. Reads state, changes nothing.
 
 pub mod prometheus;
+pub mod usage;
 pub mod web;
 
 use std::sync::{Arc, RwLock};
@@ -9,6 +10,7 @@ use axum::Router;
 
 use crate::capacity::board::Board;
 use crate::ledger::totals::Totals;
+use crate::metrics::Metrics;
 use crate::state::StateHandle;
 
 /// Where the outputs read. Cheap to clone.
@@ -17,6 +19,8 @@ pub struct Sources {
     pub state: StateHandle,
     pub board: Board,
     pub totals: Arc<RwLock<Totals>>,
+    /// Of this process.
+    pub metrics: Metrics,
     /// The port that agents connect to, as it was really bound.
     pub grpc_port: u16,
 }

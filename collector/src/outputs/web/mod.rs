@@ -60,8 +60,8 @@ async fn metrics(State(sources): State<Sources>) -> Response {
     let totals = sources.totals.read().unwrap_or_else(PoisonError::into_inner);
     prometheus::write_totals(&mut text, &totals);
     drop(totals);
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], text.into_body())
-        .into_response()
+    let body = text.into_body() + &sources.metrics.encode();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], body).into_response()
 }
 
 /// Ready when the fleet's owner answers.

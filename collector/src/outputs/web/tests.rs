@@ -8,6 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::capacity::board::Board;
 use crate::config::RawConfig;
 use crate::ledger::totals::Totals;
+use crate::metrics::Metrics;
 use crate::outputs::{Sources, router};
 use crate::state::fixtures::{LIMITS, gpu, held_by, live};
 use crate::state::{Event, start};
@@ -22,6 +23,7 @@ async fn get(events: Vec<Event>, path: &str) -> String {
         state: state.clone(),
         board: board.clone(),
         totals: Arc::new(RwLock::new(Totals::default())),
+        metrics: Metrics::default(),
         grpc_port: 9801,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
