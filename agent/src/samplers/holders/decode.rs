@@ -1,16 +1,13 @@
 //! Whose process this is, from the names of its cgroups and its user. Texts in, values out.
 //!
-//! Cgroup names are chosen by whoever made the cgroup, so they are repaired, escaped and bounded, and
-//! what lies below a user's own slice speaks for that user only: a user may make any name there.
+//! What lies below a user's own slice speaks for that user only: a user may make any name there.
+//! `names.rs` makes names printable.
 
 use std::sync::Arc;
 
 use crate::model::ids::{Holder, HolderKind};
+use crate::samplers::holders::names;
 
-/// Longest name that is kept. A longer one is cut and ends in a hash of the whole, so that two
-/// never become one.
-const MAX_NAME_BYTES: usize = 128;
-const HASH_HEX: usize = 16;
 /// Length of a container's id in every runtime that follows Docker.
 const CONTAINER_ID: usize = 64;
 /// What people know a container by.
@@ -193,30 +190,11 @@ fn short(id: &str) -> &str {
 }
 
 fn text(name: &str) -> Arc<str> {
-    bounded(name).into()
+    names::printable(name).into()
 }
 
 fn name(raw: &str) -> Option<String> {
     (!raw.is_empty()).then(|| raw.to_owned())
-}
-
-/// Printable and at most `MAX_NAME_BYTES` long.
-fn bounded(raw: &str) -> String {
-    let mut clean = String::with_capacity(raw.len());
-    for letter in raw.chars() {
-        match letter {
-            // Escaped by systemd already, or harmless.
-            '\\' | '\'' | '"' => clean.push(letter),
-            other => clean.extend(other.escape_debug()),
-        }
-    }
-    if clean.len() > MAX_NAME_BYTES {
-        let hash = blake3::hash(raw.as_bytes()).to_hex();
-        clean.truncate(clean.floor_char_boundary(MAX_NAME_BYTES - HASH_HEX - 1));
-        clean.push('~');
-        clean.push_str(&hash[..HASH_HEX]);
-    }
-    clean
 }
 
 /// Field 22 of `/proc/PID/stat`. The command's name comes before it and may hold anything.
@@ -354,15 +332,6 @@ mod tests {
     fn a_user_who_is_not_known_is_not_invented() {
         assert_eq!(Workload::Nothing.user(None), None);
         assert_eq!(Workload::Nothing.holder(None), None);
-    }
-
-    #[test]
-    fn names_are_printable_and_bounded() {
-        let tenant = |unit: &str| holder(&format!("0::/system.slice/{unit}.service")).tenant;
-        assert_eq!(&*tenant("dev-\\x2d"), "dev-\\x2d");
-        assert_eq!(&*tenant("a\u{7}b\u{202e}c"), "a\\u{7}b\\u{202e}c");
-        let (one, other) = (tenant(&"é".repeat(200)), tenant(&"é".repeat(201)));
-        assert!(one.len() <= 128 && one != other, "{one} {other}");
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 pub mod decode;
 pub mod driver;
+pub mod names;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;

@@ -33,19 +33,23 @@ pub enum Call {
 }
 
 /// Why a call gave no value.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Refusal {
-    /// The device or the driver does not have it. A fact, not a fault.
+    /// A fact, not a fault.
+    #[error("the device or the driver does not have it")]
     NotSupported,
-    /// The agent may not ask. A fact, not a fault.
+    /// A fact, not a fault.
+    #[error("the agent may not ask")]
     Denied,
-    /// There is nothing of this kind, or nothing newer.
+    #[error("there is nothing of this kind, or nothing newer")]
     NotFound,
+    #[error("the GPU has fallen off the bus")]
     GpuLost,
+    #[error("the GPU needs a reset")]
     ResetRequired,
-    /// The driver was unloaded, or replaced by another version.
+    #[error("the driver was unloaded or replaced")]
     DriverGone,
-    /// Anything else.
+    #[error("the driver gives no reason")]
     Failed,
 }
 

@@ -6,59 +6,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::ids::{DeviceId, InstanceId};
-use crate::model::readings::{Counters, Health, InstanceReading, ProcessReading};
+use crate::model::readings::{Counters, InstanceReading, ProcessReading};
 use crate::model::units::Percent;
 use crate::samplers::nvml::activity::Activity;
-use crate::samplers::nvml::answers::{Answers, Call, Listed, Memory, MigDevice, Refusal};
+use crate::samplers::nvml::answers::{Answers, Call, Listed, Memory, MigDevice};
 use crate::samplers::nvml::probe::{Instances, Plan};
 
 /// No GPU runs this hot; a driver that says so is not speaking of degrees.
 const MAX_CELSIUS: i32 = 200;
-
-/// `Degraded` = a question that decides who used the device was answered before or is expected to
-/// be, and failed. A temperature that cannot be read is an absent temperature and nothing more.
-pub(crate) fn health(answers: &Answers) -> Health {
-    let refused = |refusal| answers.refused.values().any(|it| *it == refusal);
-    let not_listed = answers.refused.get(&Call::Handle) == Some(&Refusal::NotFound);
-    if refused(Refusal::GpuLost) || not_listed {
-        return Health::Lost;
-    }
-    if refused(Refusal::ResetRequired) {
-        return Health::ResetRequired;
-    }
-    let blind = answers.refused.iter().any(|(call, refusal)| match call {
-        Call::Handle => true,
-        _ if *refusal == Refusal::DriverGone => true,
-        _ => *refusal == Refusal::Failed && is_evidence(*call),
-    });
-    if blind { Health::Degraded } else { Health::Ok }
-}
-
-fn is_evidence(call: Call) -> bool {
-    match call {
-        Call::Handle
-        | Call::MigMode
-        | Call::Utilization
-        | Call::Memory
-        | Call::Energy
-        | Call::ComputeProcesses
-        | Call::GraphicsProcesses
-        | Call::MpsProcesses
-        | Call::ProcessUtilization
-        | Call::MigDevices => true,
-        Call::Open
-        | Call::List
-        | Call::Power
-        | Call::Temperature
-        | Call::SmClock
-        | Call::MemoryClock => false,
-    }
-}
-
-/// The device no longer has what its probe found: the plan is out of date.
-pub(crate) fn plan_is_stale(answers: &Answers) -> bool {
-    answers.refused.values().any(|it| it.is_a_fact())
-}
 
 pub(crate) fn counters(plan: Plan, answers: &Answers) -> Counters {
     let utilization = answers.utilization.filter(|_| plan.asks(Call::Utilization));
@@ -207,9 +162,9 @@ pub(crate) fn only_bit(mask: &[u64]) -> Option<u32> {
 mod tests {
     use std::sync::Arc;
 
-    use super::{counters, health, instances, only_bit};
+    use super::{counters, instances, only_bit};
     use crate::model::ids::DeviceId;
-    use crate::model::readings::{Counters, Health, InstanceReading};
+    use crate::model::readings::{Counters, InstanceReading};
     use crate::model::units::Percent;
     use crate::samplers::nvml::activity::Activity;
     use crate::samplers::nvml::answers::{
@@ -380,24 +335,6 @@ mod tests {
         let process = instances[0].processes.as_ref().unwrap()[0];
         assert_eq!((process.tgid, process.memory_bytes, process.sm_weight), (7, None, None));
         assert_eq!((instances[1].memory_used_bytes, &instances[1].processes), (None, &None));
-    }
-
-    #[test]
-    fn health_follows_what_was_refused() {
-        let check = |call, refusal, expected| {
-            assert_eq!(health(&Answers::refused(call, refusal)), expected, "{call:?} {refusal:?}");
-        };
-        assert_eq!(health(&capable()), Health::Ok);
-        check(Call::Energy, Refusal::GpuLost, Health::Lost);
-        check(Call::Handle, Refusal::NotFound, Health::Lost);
-        check(Call::Power, Refusal::ResetRequired, Health::ResetRequired);
-        check(Call::Utilization, Refusal::Failed, Health::Degraded);
-        check(Call::Utilization, Refusal::DriverGone, Health::Degraded);
-        check(Call::Handle, Refusal::Denied, Health::Degraded);
-        // Absent, and nothing more.
-        check(Call::Temperature, Refusal::Failed, Health::Ok);
-        check(Call::Energy, Refusal::NotSupported, Health::Ok);
-        check(Call::ProcessUtilization, Refusal::NotFound, Health::Ok);
     }
 
     #[test]

@@ -9,6 +9,7 @@ pub mod activity;
 pub mod answers;
 pub mod decode;
 pub mod driver;
+pub mod health;
 pub mod lister;
 pub mod probe;
 pub mod tracked;
@@ -77,7 +78,7 @@ pub fn fill_processes(readings: &mut NvmlReadings, identify: impl Fn(u32) -> Opt
 // === impl Sampler ===
 
 impl Sampler {
-    /// Starts the thread that opens the library. Never fails: what is wrong is in the readings.
+    /// Opens nothing yet: that begins with the first reading, which also says what is wrong.
     #[must_use]
     pub fn start(config: &config::Nvml) -> Self {
         let (sender, messages) = channel(MAX_DEVICES + 1);
@@ -164,16 +165,13 @@ impl Sampler {
     }
 
     fn receive_report(&mut self, at: BootNs, id: &DeviceId, report: Report) {
-        let failed = report.answers.refused.iter().filter(|(_, it)| !it.is_ordinary());
-        for (call, _) in failed {
-            *self.errors.entry(*call).or_default() += 1;
+        for call in health::failures(report.plan, &report.answers) {
+            *self.errors.entry(call).or_default() += 1;
         }
-        let refused = |refusal| report.answers.refused.values().any(|it| *it == refusal);
-        let driver_gone = refused(Refusal::DriverGone);
-        if let Some(device) = self.devices.get_mut(id) {
-            device.accept(at, report);
-        }
-        if driver_gone {
+        let driver_gone = report.answers.refused.values().any(|it| *it == Refusal::DriverGone);
+        let Some(device) = self.devices.get_mut(id) else { return };
+        // A late word may be about a driver that is no longer the one in use.
+        if device.accept(at, report) && driver_gone {
             self.without_list(at, &LibraryError::List(Refusal::DriverGone));
         }
     }

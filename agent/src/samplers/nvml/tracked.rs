@@ -12,6 +12,7 @@ use crate::samplers::nvml::activity::Cursor;
 use crate::samplers::nvml::answers::{Call, Report};
 use crate::samplers::nvml::decode;
 use crate::samplers::nvml::driver::{Library, now_us};
+use crate::samplers::nvml::health;
 use crate::samplers::nvml::workers::{Message, Visit, Worker};
 
 /// How long a lost device is left in peace, and how often what a device offers is looked at again.
@@ -113,8 +114,8 @@ impl Tracked {
         }
     }
 
-    /// Takes an answer. One that is late speaks of another time, and is only counted.
-    pub(crate) fn accept(&mut self, at: BootNs, report: Report) {
+    /// Takes an answer. One that is late speaks of another time, and is only counted: false.
+    pub(crate) fn accept(&mut self, at: BootNs, report: Report) -> bool {
         self.stats.last_read_ns = Some(report.spent_ns);
         self.stats.read_ns_total = self.stats.read_ns_total.saturating_add(report.spent_ns);
         self.stats.reads += 1;
@@ -123,6 +124,7 @@ impl Tracked {
             Some(visit) => self.report = Some((visit, report)),
             None => self.stats.late += 1,
         }
+        self.report.is_some()
     }
 
     /// What this tick knows of the device; `None` before it was asked for the first time.
@@ -146,7 +148,7 @@ impl Tracked {
 
     fn decode(&mut self, visit: Visit, report: &Report) -> (Counters, Vec<InstanceReading>) {
         let answers = &report.answers;
-        self.health = Some(decode::health(answers));
+        self.health = Some(health::of_device(report.plan, answers));
         if answers.ended() || answers.refused.contains_key(&Call::Handle) {
             self.rest_until = if self.is_gone() { visit.at + REST_NS } else { visit.at };
             self.probe_at = visit.at;
@@ -158,7 +160,7 @@ impl Tracked {
                 self.probe_at = visit.at + REST_NS;
                 self.stats.not_asked = report.plan.not_asked().map(Call::as_str).collect();
             }
-            None if decode::plan_is_stale(answers) => self.probe_at = visit.at,
+            None if health::plan_is_stale(answers) => self.probe_at = visit.at,
             None => {}
         }
         let activity = self.cursor.consume(visit.last_seen_us, report.now_us, answers);

@@ -30,7 +30,7 @@ pub(crate) enum Message {
 pub(crate) enum LibraryError {
     #[error(transparent)]
     Open(#[from] OpenError),
-    #[error("its devices cannot be listed ({0:?})")]
+    #[error("its devices cannot be listed: {0}")]
     List(Refusal),
 }
 

@@ -4,20 +4,19 @@
 //! The sampler is told the time of each tick, so waits of the product cost no time here.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+mod rig;
+
+use std::path::Path;
 use std::time::Duration;
 
 use agent::clock;
-use agent::config;
 use agent::model::readings::{DeviceReading, Health, NvmlReadings, NvmlState};
 use agent::model::units::BootNs;
 use agent::samplers::holders::Resolver;
-use agent::samplers::nvml::{Sampler, fill_processes};
+use agent::samplers::nvml::fill_processes;
 use gpu_state::scenario::{Gpu, Scenario, State};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
-use tempfile::TempDir;
+
+use crate::nvml_sampler::rig::{DEADLINE, Rig};
 
 /// Codes of `nvml.h`.
 const NOT_SUPPORTED: u32 = 3;
@@ -27,99 +26,6 @@ const UNKNOWN: u32 = 999;
 
 /// A device whose thread no other test has.
 const HUNG: u32 = 0x4711;
-
-const DEADLINE: Duration = Duration::from_millis(1_500);
-const SECOND: u64 = 1_000_000_000;
-
-/// A node with its own copy of the libraries, and a sampler that reads it.
-struct Rig {
-    folder: TempDir,
-    scenario: Scenario,
-    sampler: Sampler,
-    second: u64,
-}
-
-/// A process of a tenant; ends with the value.
-struct Tenant(Child);
-
-impl Rig {
-    fn new(scenario: Scenario) -> Self {
-        let rig = Self::without_library(scenario);
-        rig.install();
-        rig
-    }
-
-    fn without_library(scenario: Scenario) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        scenario.write(folder.path()).unwrap();
-        let library = folder.path().join("libnvidia-ml.so.1");
-        let sampler = Sampler::start(&config::Nvml { library, deadline: DEADLINE });
-        Self { folder, scenario, sampler, second: 1_000 }
-    }
-
-    fn install(&self) {
-        let library = self.folder.path().join("libnvidia-ml.so.1");
-        std::fs::copy(built("libnvml_stub.so"), library).unwrap();
-        let library = self.folder.path().join("libcuda.so.1");
-        std::fs::copy(built("libcuda_stub_cmp.so"), library).unwrap();
-    }
-
-    fn change(&mut self, change: impl FnOnce(&mut Scenario)) {
-        change(&mut self.scenario);
-        self.scenario.write(self.folder.path()).unwrap();
-    }
-
-    fn fail(&mut self, call: &str, code: u32) {
-        self.change(|it| {
-            it.gpus[0].nvml_fails.insert(call.to_owned(), code);
-        });
-    }
-
-    async fn read(&mut self) -> NvmlReadings {
-        self.after(1).await
-    }
-
-    /// One tick, so many seconds after the one before.
-    async fn after(&mut self, seconds: u64) -> NvmlReadings {
-        self.second += seconds;
-        self.sampler.read(BootNs(self.second * SECOND)).await
-    }
-
-    /// Ticks of a second until the reading is as wanted; what takes real time gets it.
-    async fn until(&mut self, wanted: impl Fn(&NvmlReadings) -> bool) -> NvmlReadings {
-        for _ in 0..200 {
-            let readings = self.read().await;
-            if wanted(&readings) {
-                return readings;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("not within 200 ticks; now {:#?}", self.read().await);
-    }
-
-    fn tenant(&self, arguments: &[&str]) -> Tenant {
-        let mut command = Command::new(built("workload"));
-        command.arg("--library").arg(self.folder.path().join("libcuda.so.1"));
-        Tenant(command.args(arguments).stdout(Stdio::null()).spawn().unwrap())
-    }
-}
-
-impl Drop for Tenant {
-    fn drop(&mut self) {
-        let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap());
-        kill(pid, Signal::SIGKILL).unwrap();
-        self.0.wait().unwrap();
-    }
-}
-
-/// What the workspace builds, beside the folder of the test programs.
-fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap();
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo xtask test`", path.display());
-    path
-}
 
 /// By index of the scenario, which is in the UUID.
 fn device(readings: &NvmlReadings, index: u32) -> &DeviceReading {
