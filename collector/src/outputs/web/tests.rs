@@ -106,7 +106,8 @@ async fn offers_are_those_of_the_table() {
 #[tokio::test]
 async fn a_picture_shows_what_was_asked_for() {
     check("/api/v1/events", &["text/event-stream", "\"grpc_port\":9801", "\"node\":\"n\""]).await;
-    check("/api/v1/events?q=TEAM", &["\"node\":\"n\""]).await;
+    check("/api/v1/events?q=TEAM", &["\"node\":\"n\"", "GPU-1", "\"offers\":[]"]).await;
+    assert!(!get(events(), "/api/v1/events?q=TEAM").await.contains("GPU-2"));
     check("/api/v1/events?q=nobody", &["\"nodes\":[]", "\"live\":1"]).await;
     check("/api/v1/events?nodes=0", &["\"nodes\":[]", "\"nodes_left_out\":1"]).await;
 }

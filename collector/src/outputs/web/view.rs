@@ -160,7 +160,7 @@ pub(super) fn fleet<'a>(
         held_dwell_ms: policy.held_dwell_ns / NS_PER_MS,
         summary: summary(fleet, policy),
         nodes_left_out: matching.len() - shown,
-        nodes: matching[..shown].iter().map(|it| node(it, policy, now_ns)).collect(),
+        nodes: matching[..shown].iter().map(|it| node(it, policy, selection, now_ns)).collect(),
     }
 }
 
@@ -189,25 +189,25 @@ impl Selection {
     pub(super) const ALL: Self =
         Self { words: String::new(), nodes: usize::MAX, offers: usize::MAX };
 
-    /// A node with what it has: one instance that matches shows the whole node.
     fn has_node(&self, node: &Node) -> bool {
-        self.words.is_empty()
-            || self.has_text(&node.key.node)
-            || self.has_text(&node.key.cluster)
-            || node.instances().any(|it| self.has_instance(&it))
+        self.has_name(node) || node.instances().any(|it| self.has_instance(&it))
+    }
+
+    /// A node that is asked for by name is shown whole.
+    fn has_name(&self, node: &Node) -> bool {
+        self.has_text(&node.key.node) || self.has_text(&node.key.cluster)
     }
 
     fn has_instance(&self, it: &Observed<'_>) -> bool {
         let holders = it.instance.holders.iter().filter_map(|it| it.holder.as_ref());
-        self.words.is_empty()
-            || self.has_text(it.id())
+        self.has_text(it.id())
             || self.has_text(series::class_name(it.class()))
             || it.device.model.as_deref().is_some_and(|it| self.has_text(it))
             || holders.into_iter().any(|it| self.has_text(&it.tenant) || self.has_text(&it.id))
     }
 
     fn has_text(&self, text: &str) -> bool {
-        text.to_lowercase().contains(&self.words)
+        self.words.is_empty() || text.to_lowercase().contains(&self.words)
     }
 }
 
@@ -232,9 +232,15 @@ fn summary(fleet: &FleetSnapshot, policy: Policy) -> Summary {
     summary
 }
 
-fn node(node: &Node, policy: Policy, now_ns: u64) -> NodeView<'_> {
-    let mut instances = node.instances().map(|it| instance(it, policy, now_ns));
-    let mut gpu = |device| gpu(device, &mut instances);
+fn node<'a>(node: &'a Node, policy: Policy, selection: &Selection, now_ns: u64) -> NodeView<'a> {
+    let whole = selection.has_name(node);
+    let mut instances = node.instances();
+    let gpus = node.update.devices.iter().filter_map(|device| {
+        let mut own: Vec<_> = instances.by_ref().take(device.instances.len()).collect();
+        own.retain(|it| whole || selection.has_instance(it));
+        let views = own.into_iter().map(|it| instance(it, policy, now_ns)).collect::<Vec<_>>();
+        (whole || !views.is_empty()).then(|| gpu(device, views))
+    });
     NodeView {
         cluster: &node.key.cluster,
         node: &node.key.node,
@@ -248,7 +254,7 @@ fn node(node: &Node, policy: Policy, now_ns: u64) -> NodeView<'_> {
         nvml_state: &node.update.nvml_state,
         tracing: node.update.tracing.as_ref().map(tracing),
         spool_records: node.update.spool_records,
-        gpus: node.update.devices.iter().map(&mut gpu).collect(),
+        gpus: gpus.collect(),
     }
 }
 
@@ -262,10 +268,7 @@ fn tracing(tracing: &Tracing) -> TracingView<'_> {
     }
 }
 
-fn gpu<'a>(
-    device: &'a Device,
-    instances: &mut impl Iterator<Item = InstanceView<'a>>,
-) -> GpuView<'a> {
+fn gpu<'a>(device: &'a Device, instances: Vec<InstanceView<'a>>) -> GpuView<'a> {
     let readings = device.readings.as_ref();
     GpuView {
         gpu_uuid: &device.gpu_uuid,
@@ -288,7 +291,7 @@ fn gpu<'a>(
         power_mw: readings.and_then(|it| it.power_mw),
         power_limit_mw: readings.and_then(|it| it.power_limit_mw),
         temperature_celsius: readings.and_then(|it| it.temperature_celsius),
-        instances: instances.take(device.instances.len()).collect(),
+        instances,
     }
 }
 

@@ -33,10 +33,23 @@ function age(ms) {
   return `${Math.floor(s / 86400)}d ${Math.floor(s / 3600) % 24}h`;
 }
 
+// A duration that somebody chose: without an empty tail.
+const span = (ms) => age(ms).replace(/ 00?[smh]$/, "");
+
+// The first group of a UUID tells devices apart; the whole is in the title and in the JSON.
+const shortUuid = (uuid) => (uuid.length > 16 ? `${uuid.slice(0, 12)}…` : uuid);
+
 function bytes(n) {
   if (n === null || n === undefined) return "–";
   const gib = n / 2 ** 30;
   return gib >= 100 ? `${gib.toFixed(0)} GiB` : gib >= 1 ? `${gib.toFixed(1)} GiB` : `${(n / 2 ** 20).toFixed(0)} MiB`;
+}
+
+function part(used, total) {
+  if (used === null && total === null) return "–";
+  const [a, b] = [bytes(used), bytes(total)];
+  const unit = b.split(" ")[1];
+  return unit && (used === 0 || a.endsWith(unit)) ? `${a.split(" ")[0]} of ${b}` : `${a} of ${b}`;
 }
 
 const percent = (ratio) => (ratio === null || ratio === undefined ? "–" : `${Math.round(ratio * 100)} %`);
@@ -106,10 +119,11 @@ function row(labels) {
 
 const cell = (tr, index) => tr.children[index].firstChild;
 
-function fill(target, main, small) {
+function fill(target, main, small, title) {
   if (target.childNodes.length !== 2) target.replaceChildren(make("span"), make("small"));
   setText(target.firstChild, main);
   setText(target.lastChild, small || "");
+  if (title && target.lastChild.title !== title) target.lastChild.title = title;
 }
 
 function showClass(target, name) {
@@ -182,18 +196,20 @@ const OFFER_CELLS = [
 ];
 
 function showOffers(offers, dwellMs) {
-  const dwell = `Held capacity is offered once it has been idle for ${age(dwellMs)} without interruption; free capacity at once.`;
+  const dwell = `Held capacity is offered once it has been idle for ${span(dwellMs)} without interruption; free capacity at once.`;
   const left = offers.offers_left_out ? ` ${offers.offers_left_out} more match and are not shown.` : "";
-  setText(byId("offers-note"), offers.offers.length ? dwell + left : `No capacity is offered now. ${dwell}`);
+  const none = offers.open ? `None of the ${plural(offers.open, "open offer")} matches the filter.` : "No capacity is offered now.";
+  setText(byId("offers-note"), offers.offers.length ? dwell + left : `${none} ${dwell}`);
   byId("offers").hidden = offers.offers.length === 0;
   keyed(byId("offers").tBodies[0], offers.offers, (it) => it.id, () => row(OFFER_CELLS), (tr, it) => {
-    fill(cell(tr, 0), gpuName(it), [it.node, it.mig_uuid || it.gpu_uuid].join(" · "));
+    const uuid = it.mig_uuid || it.gpu_uuid;
+    fill(cell(tr, 0), gpuName(it), `${it.node} · ${shortUuid(uuid)}`, uuid);
     showClass(cell(tr, 1), it.class);
     setText(cell(tr, 2), age(it.idle_age_ms));
-    setText(cell(tr, 3), `${bytes(it.memory_free_bytes)} of ${bytes(it.memory_total_bytes)}`);
+    setText(cell(tr, 3), part(it.memory_free_bytes, it.memory_total_bytes));
     showHolders(cell(tr, 4), it.holders);
-    const why = it.dwell_ms === 0 ? "free: no dwell" : `idle for longer than its dwell of ${age(it.dwell_ms)}`;
-    setText(cell(tr, 5), `${why}; read ${age(it.reading_age_ms)} ago`);
+    const why = it.dwell_ms === 0 ? "free: no dwell" : `idle past its dwell of ${span(it.dwell_ms)}`;
+    setText(cell(tr, 5), it.reading_age_ms < 3000 ? why : `${why}; read ${age(it.reading_age_ms)} ago`);
   });
 }
 
@@ -226,8 +242,8 @@ function showNode(tbody, node) {
   const rows = [];
   for (const gpu of node.gpus) {
     const whole = gpu.instances.length === 1 && gpu.instances[0].mig_uuid === null;
-    if (!whole) rows.push({ key: gpu.gpu_uuid, gpu, instance: null, part: false });
-    for (const instance of gpu.instances) rows.push({ key: instance.id, gpu, instance, part: !whole });
+    if (!whole) rows.push({ key: gpu.gpu_uuid, gpu, instance: null, inside: false });
+    for (const instance of gpu.instances) rows.push({ key: instance.id, gpu, instance, inside: !whole });
   }
   if (node.gpus.length === 0) rows.push({ key: "none", gpu: null });
   keyed(tbody, rows, (it) => it.key, (it) => (it.gpu ? row(GPU_CELLS) : noGpus()), (tr, it) => {
@@ -249,12 +265,12 @@ const GPU_CELLS = [
   ["", "Holders"], ["", "Offer"], ["why", "Why"],
 ];
 
-function showGpu(tr, { gpu, instance, part }) {
-  tr.classList.toggle("part", part);
+function showGpu(tr, { gpu, instance, inside }) {
+  tr.classList.toggle("part", inside);
   const health = gpu.health === "ok" ? "" : ` · health ${gpu.health.replace("_", " ")}`;
-  if (part) fill(cell(tr, 0), "MIG instance", instance.mig_uuid);
-  else fill(cell(tr, 0), gpuName(gpu), (gpu.model === null ? "" : gpu.gpu_uuid) + health);
-  setText(cell(tr, 5), part ? "" : watts(gpu.power_mw, gpu.power_limit_mw));
+  if (inside) fill(cell(tr, 0), "MIG instance", shortUuid(instance.mig_uuid || ""), instance.mig_uuid);
+  else fill(cell(tr, 0), gpuName(gpu), (gpu.model === null ? "" : shortUuid(gpu.gpu_uuid)) + health, gpu.gpu_uuid);
+  setText(cell(tr, 5), inside ? "" : watts(gpu.power_mw, gpu.power_limit_mw));
   if (instance === null) {
     setText(cell(tr, 1), gpu.instances.length ? plural(gpu.instances.length, "MIG instance") : "no instance");
     showBar(cell(tr, 3), percent(gpu.busy_ratio), gpu.busy_ratio);
@@ -263,9 +279,9 @@ function showGpu(tr, { gpu, instance, part }) {
   }
   showClass(cell(tr, 1), instance.class);
   setText(cell(tr, 2), age(instance.class_age_ms));
-  const busy = part ? instance.busy_ratio : gpu.busy_ratio;
+  const busy = inside ? instance.busy_ratio : gpu.busy_ratio;
   showBar(cell(tr, 3), percent(busy), busy);
-  if (part) {
+  if (inside) {
     const free = instance.memory_free_bytes;
     const used = free === null || instance.memory_total_bytes === null ? null : instance.memory_total_bytes - free;
     showMemory(cell(tr, 4), used, instance.memory_total_bytes);
@@ -277,7 +293,7 @@ function showGpu(tr, { gpu, instance, part }) {
 
 function showMemory(target, used, total) {
   const known = used !== null && total !== null && total > 0;
-  showBar(target, used === null && total === null ? "–" : `${bytes(used)} of ${bytes(total)}`, known ? used / total : null);
+  showBar(target, part(used, total), known ? used / total : null);
 }
 
 function showOffered(target, instance) {
