@@ -1,0 +1,189 @@
+//! `decode`: every field once right, then wrong one at a time.
+
+use prost::Message as _;
+use proto::telemetry::v1 as pb;
+
+use crate::ingest::decode::{MAX_NAME, hello, live, name, node, sealed};
+use crate::ledger::decide::Quarantine;
+use crate::model::record::{Record, RecordKind};
+
+fn holder() -> pb::Holder {
+    pb::Holder {
+        kind: pb::holder::Kind::Pod.into(),
+        id: "uid".to_owned(),
+        tenant: "ml".to_owned(),
+        tenant_namespace: Some("ml".to_owned()),
+        tenant_pod: Some(String::new()),
+        tenant_container: None,
+    }
+}
+
+fn tile() -> pb::Tile {
+    pb::Tile {
+        instance: Some(pb::InstanceId { gpu_uuid: "GPU-1".to_owned(), mig_uuid: None }),
+        start_ns: 10,
+        end_ns: 20,
+        shares: vec![pb::HolderShare {
+            holder: Some(holder()),
+            kind: pb::holder_share::Kind::Active.into(),
+            method: pb::holder_share::Method::Measured.into(),
+            ns: 7,
+        }],
+        remainders: vec![pb::Remainder {
+            kind: pb::remainder::Kind::Unobserved.into(),
+            reason: "a reason of a later version".to_owned(),
+            ns: 3,
+        }],
+        classes: vec![pb::ClassTime { class: pb::Class::Active.into(), ns: 10 }],
+        energy_mj: None,
+        memory: None,
+    }
+}
+
+fn activity() -> pb::CudaActivity {
+    pb::CudaActivity {
+        holder: Some(holder()),
+        start_ns: 10,
+        end_ns: 20,
+        gpu_uuid: None,
+        counts: Some(pb::CudaCounts {
+            launches: 11,
+            copies: vec![pb::CopyCounts { direction: 5, calls: 2, bytes: 1_009 }],
+            ..pb::CudaCounts::default()
+        }),
+    }
+}
+
+fn seal(kind: pb::record::Kind) -> pb::SealedRecord {
+    let record = pb::Record { boot_id: "b".to_owned(), node_real_ns: 5, kind: Some(kind) };
+    let payload = record.encode_to_vec();
+    pb::SealedRecord { hash: blake3::hash(&payload).as_bytes().to_vec(), payload }
+}
+
+fn read_tile(change: impl FnOnce(&mut pb::Tile)) -> Result<Record, Quarantine> {
+    let mut tile = tile();
+    change(&mut tile);
+    sealed(seal(pb::record::Kind::Tile(tile))).content
+}
+
+fn refused(change: impl FnOnce(&mut pb::Tile), expected: Quarantine) {
+    assert_eq!(read_tile(change), Err(expected));
+}
+
+#[test]
+fn a_tile_is_read() {
+    let record = read_tile(|_| {}).unwrap();
+    let RecordKind::Tile(tile) = record.kind else { panic!("a tile was sealed") };
+    assert_eq!((tile.span(), tile.shares.len(), tile.classes[7]), (10, 2, 10));
+    let text = format!("{:?}", tile.shares);
+    assert!(text.contains("Some(Measured)"), "{text}");
+    assert!(text.contains("pod: None"), "an empty name is absent: {text}");
+    assert!(text.contains("\"other\""), "an unknown reason is other: {text}");
+}
+
+#[test]
+fn tiles_without_meaning_are_set_aside() {
+    let malformed = Quarantine::Malformed;
+    refused(|it| it.instance = None, malformed);
+    refused(|it| it.instance.as_mut().unwrap().gpu_uuid = String::new(), malformed);
+    refused(|it| it.instance.as_mut().unwrap().mig_uuid = Some("\n".to_owned()), malformed);
+    refused(|it| it.shares[0].kind = 99, malformed);
+    refused(|it| it.shares[0].method = 0, malformed);
+    refused(|it| it.shares[0].kind = 2, malformed);
+    refused(|it| it.shares[0].holder = None, malformed);
+    refused(|it| it.shares[0].holder.as_mut().unwrap().tenant = String::new(), malformed);
+    refused(|it| it.remainders[0].kind = 0, malformed);
+    refused(|it| it.classes[0].class = 10, malformed);
+    refused(|it| it.classes[0].class = -1, malformed);
+    refused(|it| it.shares = vec![it.shares[0].clone(); 400], Quarantine::TooLarge);
+}
+
+#[test]
+fn activity_is_read() {
+    let content = sealed(seal(pb::record::Kind::Cuda(activity()))).content.unwrap();
+    let RecordKind::Cuda(read) = content.kind else { panic!("activity was sealed") };
+    assert_eq!((read.counts.launches, read.counts.copies[4].bytes), (11, 1_009));
+}
+
+#[test]
+fn damage_and_nonsense_are_set_aside_with_their_content() {
+    let good = seal(pb::record::Kind::Tile(tile()));
+    for bit in 0..good.payload.len() * 8 {
+        let mut damaged = good.clone();
+        damaged.payload[bit / 8] ^= 1 << (bit % 8);
+        let read = sealed(damaged.clone());
+        assert_eq!(read.content, Err(Quarantine::HashMismatch));
+        assert_eq!(read.payload, damaged.payload);
+    }
+    for length in 0..good.payload.len() {
+        let payload = good.payload[..length].to_vec();
+        let hash = blake3::hash(&payload).as_bytes().to_vec();
+        assert!(sealed(pb::SealedRecord { payload, hash }).content.is_err());
+    }
+}
+
+#[test]
+fn names_are_printable_and_bounded() {
+    let check = |text: &str, most: usize, expected: &str| assert_eq!(&*name(text, most), expected);
+    check("ml", 8, "ml");
+    check("a\nb\0", 64, "a\\u{a}b\\u{0}");
+    check("abcdef", 4, "abcd");
+    check("äääää", 5, "ää");
+    check("abc\n", 6, "abc");
+}
+
+#[test]
+fn nodes_are_never_cut() {
+    let identity = |cluster: &str, node: &str| pb::NodeIdentity {
+        cluster: cluster.to_owned(),
+        node: node.to_owned(),
+        ..pb::NodeIdentity::default()
+    };
+    assert_eq!(node(&identity("", "n"), "home").unwrap().to_string(), "home/n");
+    assert_eq!(node(&identity("far", "n"), "home").unwrap().to_string(), "far/n");
+    for bad in ["", "a\nb", &"x".repeat(MAX_NAME + 1)] {
+        assert!(node(&identity("c", bad), "home").is_err());
+    }
+}
+
+#[test]
+fn a_hello_is_read_or_says_what_is_wrong() {
+    let good = pb::Hello {
+        node: Some(pb::NodeIdentity {
+            node: "n".to_owned(),
+            boot_id: "b".to_owned(),
+            ..pb::NodeIdentity::default()
+        }),
+        spool_id: vec![1; 16],
+        clock: Some(pb::ClockReading { boot_ns: 5, real_ns: 6 }),
+        ..pb::Hello::default()
+    };
+    let read = hello(good.clone(), "home", 77).unwrap();
+    assert_eq!((read.clock.boot_ns, read.clock.utc_ns, read.ledger_seen), (5, 77, None));
+    let check = |change: fn(&mut pb::Hello), expected: &str| {
+        let mut bad = good.clone();
+        change(&mut bad);
+        assert_eq!(hello(bad, "home", 77).unwrap_err().to_string(), expected);
+    };
+    check(|it| it.node = None, "node is missing");
+    check(|it| it.spool_id = vec![1; 15], "spool_id is not 16 bytes long");
+    check(|it| it.clock = None, "clock is missing");
+    check(
+        |it| it.clock.as_mut().unwrap().boot_ns = u64::MAX,
+        "clock.boot_ns is more than 50 years",
+    );
+    check(|it| it.device_uuids = vec![String::new(); 257], "device_uuids is longer than 256");
+}
+
+#[test]
+fn what_is_not_a_ratio_is_absent() {
+    for (value, expected) in
+        [(0.5, Some(0.5)), (f64::NAN, None), (-0.1, None), (1.1, None), (f64::INFINITY, None)]
+    {
+        let readings =
+            Some(pb::DeviceReadings { busy_ratio: Some(value), ..pb::DeviceReadings::default() });
+        let devices = vec![pb::Device { readings, ..pb::Device::default() }];
+        let update = live(pb::LiveUpdate { devices, ..pb::LiveUpdate::default() });
+        assert_eq!(update.devices[0].readings.as_ref().unwrap().busy_ratio, expected);
+    }
+}
