@@ -28,7 +28,7 @@ pub(super) struct Delivery {
 
 /// What the agent did next.
 enum Next {
-    Sent(Option<Request>),
+    Sent(Option<Box<Request>>),
     Ended,
 }
 
@@ -55,7 +55,7 @@ impl Delivery {
     /// Until the agent ends the stream, or there is a reason to.
     async fn talk(&mut self) -> Result<(), pb::Reject> {
         while let Next::Sent(message) = self.next().await? {
-            let step = self.session.receive(message, now())?;
+            let step = self.session.receive(message.map(|it| *it), now())?;
             let answer = self.perform(step).await?;
             if self.answer(answer).await.is_err() {
                 break;
@@ -67,10 +67,8 @@ impl Delivery {
     async fn next(&mut self) -> Result<Next, pb::Reject> {
         let Some(place) = &mut self.place else {
             let first = timeout(FIRST_MESSAGE_WITHIN, self.requests.message()).await;
-            return first.map_or_else(
-                |_late| Err(malformed("there was no Hello within 10 s")),
-                |message| next(message),
-            );
+            return first
+                .map_or_else(|_late| Err(malformed("there was no Hello within 10 s")), next);
         };
         tokio::select! {
             biased;
@@ -133,7 +131,7 @@ impl Delivery {
 /// A message that cannot be read is told apart from a stream that broke.
 fn next(message: Result<Option<pb::DeliverRequest>, Status>) -> Result<Next, pb::Reject> {
     match message {
-        Ok(Some(request)) => Ok(Next::Sent(request.message)),
+        Ok(Some(request)) => Ok(Next::Sent(request.message.map(Box::new))),
         Ok(None) => Ok(Next::Ended),
         Err(status) => match status.code() {
             Code::OutOfRange | Code::ResourceExhausted => Err(too_large(status.message())),

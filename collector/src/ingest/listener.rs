@@ -177,8 +177,11 @@ impl AsyncRead for Connection {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut this.stream).poll_read(context, buffer))?;
         if this.deadline.is_some() {
-            let fresh = buffer.filled()[before..].to_vec();
-            return Poll::Ready(this.check(&fresh));
+            let checked = this.check(&buffer.filled()[before..]);
+            if checked.is_err() {
+                buffer.set_filled(before);
+            }
+            return Poll::Ready(checked);
         }
         Poll::Ready(Ok(()))
     }
