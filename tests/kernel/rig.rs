@@ -1,0 +1,324 @@
+//! A node in a folder: one of the stand-in drivers as `libcuda.so.1`, a tracer on it, workloads.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Lines};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use agent::clock;
+use agent::config;
+use agent::model::ids::ProcessId;
+use agent::model::readings::{CudaCounts, CudaProcess, CudaReadings, Direction};
+use agent::samplers::cuda::Tracer;
+use gpu_state::scenario::{NAME, Scenario};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+
+/// How a stand-in's functions begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Build {
+    /// As the real driver's: a compare that must be stepped, then a conditional jump.
+    Cmp,
+    Push,
+    Endbr64,
+}
+
+impl Build {
+    pub(crate) const ALL: [Self; 3] = [Self::Cmp, Self::Push, Self::Endbr64];
+
+    fn file(self) -> &'static str {
+        match self {
+            Self::Cmp => "libcuda_stub_cmp.so",
+            Self::Push => "libcuda_stub_push.so",
+            Self::Endbr64 => "libcuda_stub_endbr64.so",
+        }
+    }
+}
+
+/// The folder. Two devices, so that copies between devices have somewhere to go.
+pub(crate) struct Node {
+    folder: TempDir,
+}
+
+impl Node {
+    pub(crate) fn new(build: Build) -> Self {
+        let node = Self::without_driver();
+        node.install(build);
+        node
+    }
+
+    pub(crate) fn without_driver() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder can be made");
+        let scenario = Scenario { kernel_us: 1, ..Scenario::with_gpus(2) };
+        let text = toml::to_string(&scenario).expect("a scenario is TOML");
+        std::fs::write(folder.path().join(NAME), text).expect("the scenario can be written");
+        Self { folder }
+    }
+
+    /// Replaces the driver as an upgrade does: another inode under the same name.
+    pub(crate) fn install(&self, build: Build) {
+        let new = self.folder.path().join("new");
+        std::fs::copy(built(build.file()), &new).expect("the stand-in can be copied");
+        std::fs::rename(new, self.library()).expect("the stand-in can be put in place");
+    }
+
+    pub(crate) fn library(&self) -> PathBuf {
+        self.folder.path().join("libcuda.so.1")
+    }
+
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn tracer(&self) -> Tracer {
+        self.tracer_for(64)
+    }
+
+    /// A tracer that works; anything else is a missing privilege.
+    pub(crate) fn tracer_for(&self, max_processes: u32) -> Tracer {
+        let mut tracer = self.idle_tracer(max_processes);
+        let tracing = tracer.read(clock::boot()).tracing;
+        assert!(tracing.on, "this test needs to trace: {}", tracing.reason);
+        tracer
+    }
+
+    /// A tracer whether it finds a driver or not.
+    pub(crate) fn idle_tracer(&self, max_processes: u32) -> Tracer {
+        let libraries = vec![self.library()];
+        let config = config::Cuda { enabled: true, libraries, max_processes };
+        Tracer::start(&config, Path::new("/proc"))
+    }
+
+    /// Starts a workload on this node's driver; it is ready when this returns.
+    pub(crate) fn start(&self, options: &str) -> Workload {
+        self.start_with(&options.split_whitespace().collect::<Vec<_>>())
+    }
+
+    /// The same for options that hold spaces.
+    pub(crate) fn start_with(&self, options: &[&str]) -> Workload {
+        Workload::start(&self.library(), options)
+    }
+
+    /// Runs a workload to its end and returns what it did.
+    pub(crate) fn run(&self, options: &str) -> Truth {
+        self.start(options).finish()
+    }
+}
+
+/// A file that the build of the workspace leaves beside the tests.
+fn built(name: &str) -> PathBuf {
+    let test = std::env::current_exe().expect("a test knows where it is");
+    let folder = test.ancestors().nth(2).expect("tests are in a folder of the target folder");
+    let file = folder.join(name);
+    assert!(file.exists(), "{} is not built: run `cargo xtask test`", file.display());
+    file
+}
+
+/// A running workload. Killed when it is dropped.
+pub(crate) struct Workload {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+/// What a workload says it did, summed over programs where it became another one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Truth {
+    pub(crate) tgid: u32,
+    calls: BTreeMap<String, Called>,
+}
+
+#[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
+struct Called {
+    calls: u64,
+    failed: u64,
+    bytes: u64,
+}
+
+#[derive(Debug, serde::Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Line {
+    Ready {},
+    Truth { pid: u32, calls: BTreeMap<String, Called> },
+}
+
+impl Workload {
+    fn start(library: &Path, options: &[&str]) -> Self {
+        let mut child = Command::new(built("workload"))
+            .arg("--library")
+            .arg(library)
+            .args(options)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the workload can be started");
+        let out = child.stdout.take().expect("its output is piped");
+        let mut workload = Self { child, lines: BufReader::new(out).lines() };
+        assert!(matches!(workload.line(), Some(Line::Ready { .. })), "it says that it is ready");
+        workload
+    }
+
+    pub(crate) fn tgid(&self) -> u32 {
+        self.child.id()
+    }
+
+    fn line(&mut self) -> Option<Line> {
+        let text = self.lines.next()?.expect("its output can be read");
+        Some(serde_json::from_str(&text).expect("the workload prints JSON"))
+    }
+
+    /// What it has done so far; it goes on.
+    pub(crate) fn truth(&mut self) -> Truth {
+        self.signal(Signal::SIGUSR1);
+        loop {
+            match self.line().expect("it answers") {
+                Line::Truth { pid, calls } => return Truth { tgid: pid, calls },
+                Line::Ready { .. } => {}
+            }
+        }
+    }
+
+    /// Waits for its end; the last truth of each program that it was, of this process only.
+    pub(crate) fn finish(mut self) -> Truth {
+        let own = self.tgid();
+        let truths = self.finish_all();
+        truths.into_iter().filter(|it| it.tgid == own).fold(Truth::default(), Truth::plus)
+    }
+
+    /// Every truth that is told until its end, children included.
+    pub(crate) fn finish_all(&mut self) -> Vec<Truth> {
+        let mut truths = Vec::new();
+        while let Some(line) = self.line() {
+            if let Line::Truth { pid, calls } = line {
+                truths.push(Truth { tgid: pid, calls });
+            }
+        }
+        let status = self.child.wait().expect("a child can be waited for");
+        assert!(status.success(), "the workload failed: {status}");
+        truths
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.tgid()).expect("a PID fits"));
+        kill(pid, signal).expect("the workload lives until it is waited for");
+    }
+
+    /// Ends it between two instructions of its own.
+    pub(crate) fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("a child can be waited for");
+    }
+}
+
+impl Drop for Workload {
+    fn drop(&mut self) {
+        // It may have ended already, which is what is wanted.
+        drop(self.child.kill());
+        drop(self.child.wait());
+    }
+}
+
+impl Truth {
+    fn plus(self, other: Self) -> Self {
+        let mut sum = Self { tgid: other.tgid, calls: self.calls };
+        for (name, called) in other.calls {
+            let entry = sum.calls.entry(name).or_default();
+            entry.calls += called.calls;
+            entry.failed += called.failed;
+            entry.bytes += called.bytes;
+        }
+        sum
+    }
+
+    /// How often a function succeeded, whatever its variant.
+    fn succeeded(&self, symbol: &str) -> u64 {
+        self.sum(symbol, |it| it.calls - it.failed)
+    }
+
+    pub(crate) fn called(&self, symbol: &str) -> u64 {
+        self.sum(symbol, |it| it.calls)
+    }
+
+    fn sum(&self, symbol: &str, value: impl Fn(&Called) -> u64) -> u64 {
+        let variants = ["", "_ptsz", "_ptds"].map(|it| format!("{symbol}{it}"));
+        variants.iter().filter_map(|it| self.calls.get(it)).map(value).sum()
+    }
+
+    /// What the kernel should have counted. Waiting times are not known here.
+    pub(crate) fn counts(&self) -> CudaCounts {
+        let mut counts = CudaCounts::default();
+        for symbol in ["cuLaunchKernel", "cuLaunchKernelEx", "cuLaunchCooperativeKernel"] {
+            counts.launches += self.called(symbol);
+        }
+        counts.graph_launches = self.called("cuGraphLaunch");
+        for symbol in ["cuMemAlloc_v2", "cuMemAllocManaged", "cuMemAllocPitch_v2"] {
+            counts.allocations += self.succeeded(symbol);
+            counts.allocated_bytes += self.sum(symbol, |it| it.bytes);
+            counts.failed_allocations += self.sum(symbol, |it| it.failed);
+        }
+        counts.frees = self.succeeded("cuMemFree_v2");
+        for (direction, symbols) in COPIES {
+            let copies = &mut counts.copies[direction as usize];
+            copies.calls = symbols.iter().map(|it| self.called(it)).sum();
+            copies.bytes = symbols.iter().map(|it| self.sum(it, |it| it.bytes)).sum();
+        }
+        for symbol in ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"] {
+            counts.synchronizations += self.called(symbol);
+        }
+        counts
+    }
+}
+
+const COPIES: [(Direction, [&str; 2]); 5] = [
+    (Direction::HostToDevice, ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2"]),
+    (Direction::DeviceToHost, ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2"]),
+    (Direction::DeviceToDevice, ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2"]),
+    (Direction::Unknown, ["cuMemcpy", "cuMemcpyAsync"]),
+    (Direction::Peer, ["cuMemcpyPeer", "cuMemcpyPeerAsync"]),
+];
+
+/// Everything but the waiting time, which only the kernel measures.
+pub(crate) fn without_wait(counts: CudaCounts) -> CudaCounts {
+    CudaCounts { synchronize_wait_ns: 0, ..counts }
+}
+
+/// The only life of a process in a reading.
+pub(crate) fn only(readings: &CudaReadings, tgid: u32) -> (ProcessId, CudaProcess) {
+    let mut lives = readings.processes.iter().filter(|(process, _)| process.tgid == tgid);
+    let found = lives.next().unwrap_or_else(|| panic!("process {tgid} is in {readings:#?}"));
+    assert_eq!(lives.next(), None, "process {tgid} has one life");
+    (*found.0, found.1.clone())
+}
+
+/// The final reading of a process.
+pub(crate) fn exited(tracer: &mut Tracer, tgid: u32) -> (ProcessId, CudaProcess) {
+    exits(tracer, &[tgid]).remove(&tgid).expect("`exits` waits for it")
+}
+
+/// The final readings of processes, each of which comes only once.
+pub(crate) fn exits(tracer: &mut Tracer, tgids: &[u32]) -> BTreeMap<u32, (ProcessId, CudaProcess)> {
+    let mut ended = BTreeMap::new();
+    let deadline = now() + Duration::from_secs(10);
+    while ended.len() < tgids.len() {
+        assert!(now() < deadline, "of {tgids:?} only {ended:#?} have ended after 10 s");
+        let readings = tracer.read(clock::boot());
+        let final_ones = readings
+            .processes
+            .into_iter()
+            .filter(|(process, it)| it.exited && tgids.contains(&process.tgid));
+        ended.extend(final_ones.map(|(process, it)| (process.tgid, (process, it))));
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    ended
+}
+
+/// Makes the kernel give out this PID next, unless somebody is faster.
+pub(crate) fn next_pid_is(pid: u32) {
+    let last = (pid - 1).to_string();
+    std::fs::write("/proc/sys/kernel/ns_last_pid", last).expect("root may set the last PID");
+}
+
+#[expect(clippy::disallowed_methods, reason = "tests wait for the product")]
+pub(crate) fn now() -> Instant {
+    Instant::now()
+}
