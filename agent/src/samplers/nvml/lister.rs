@@ -14,7 +14,7 @@ use tokio::sync::mpsc::Sender;
 use crate::clock;
 use crate::samplers::nvml::answers::{Listing, Refusal};
 use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
-use crate::samplers::nvml::workers::{LibraryError, LibraryRequest, Message};
+use crate::samplers::nvml::workers::{LibraryError, List, Message};
 
 /// What the library's thread owns.
 #[derive(Debug)]
@@ -44,16 +44,11 @@ impl Lister {
         Self { path, patience, library: None, asked: BTreeSet::new(), found, finder }
     }
 
-    /// Answers requests until nobody can ask any more.
-    pub(crate) fn run(mut self, requests: &Receiver<LibraryRequest>, messages: &Sender<Message>) {
-        for request in requests {
-            match request {
-                LibraryRequest::Close => self.library = None,
-                LibraryRequest::List => {
-                    if messages.blocking_send(Message::Library(self.list())).is_err() {
-                        return;
-                    }
-                }
+    /// Answers requests until nobody can ask any more, and lets go of the library then.
+    pub(crate) fn run(mut self, requests: &Receiver<List>, messages: &Sender<Message>) {
+        for List in requests {
+            if messages.blocking_send(Message::Library(self.list())).is_err() {
+                return;
             }
         }
     }

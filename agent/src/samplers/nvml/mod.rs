@@ -30,12 +30,15 @@ use crate::samplers::nvml::answers::{Call, Listing, Refusal, Report};
 use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
 use crate::samplers::nvml::lister::Lister;
 use crate::samplers::nvml::tracked::{DeviceStats, Tracked};
-use crate::samplers::nvml::workers::{LibraryError, LibraryRequest, Message, Worker};
+use crate::samplers::nvml::workers::{LibraryError, List, Message, Worker};
 
 /// How often a library that is not there is looked for.
 const RETRY_NS: u64 = 5_000_000_000;
 /// How often the devices are listed again when all could be named.
 const LIST_NS: u64 = 30_000_000_000;
+
+const NO_THREAD: &str = "no thread could be started for NVML; it is tried again at the next tick, \
+                         raise the limit of tasks of this service";
 
 /// Reads every device once per tick.
 #[derive(Debug)]
@@ -44,7 +47,7 @@ pub struct Sampler {
     deadline: Duration,
     messages: Receiver<Message>,
     sender: Sender<Message>,
-    lister: Option<Worker<LibraryRequest>>,
+    lister: Option<Worker<List>>,
     /// The tick whose list has not come yet.
     listing: Option<BootNs>,
     list_at: BootNs,
@@ -105,7 +108,7 @@ impl Sampler {
             self.receive(at, message);
         }
         self.ask_library(at);
-        if self.devices.is_empty() {
+        if self.library.is_none() {
             self.wait(at).await;
         }
         if let Some(library) = &self.library {
@@ -147,20 +150,19 @@ impl Sampler {
 
     /// A list is waited for only where there is nothing to read without it.
     fn awaits(&self, at: BootNs) -> bool {
-        let first_list = self.devices.is_empty() && self.listing == Some(at);
-        first_list || self.devices.values().any(|it| it.awaits(at))
+        let needs_list = self.library.is_none() && self.listing == Some(at);
+        needs_list || self.devices.values().any(|it| it.awaits(at))
     }
 
     fn receive(&mut self, at: BootNs, message: Message) {
         match message {
             Message::Device(id, report) => self.receive_report(at, &id, *report),
-            Message::Library(answer) => {
-                self.listing = None;
-                match answer {
-                    Ok((library, listing)) => self.adopt(at, library, listing),
-                    Err(error) => self.without_list(at, &error),
-                }
-            }
+            // Nobody waits for the list of a library that was closed meanwhile.
+            Message::Library(answer) if self.listing.take().is_some() => match answer {
+                Ok((library, listing)) => self.adopt(at, library, listing),
+                Err(error) => self.without_list(at, &error),
+            },
+            Message::Library(_) => {}
         }
     }
 
@@ -199,9 +201,10 @@ impl Sampler {
             *self.errors.entry(call).or_default() += 1;
         }
         self.list_at = at + RETRY_NS;
-        let driver_gone = matches!(error, LibraryError::List(Refusal::DriverGone));
-        if driver_gone || self.library.is_none() {
+        if matches!(error, LibraryError::List(Refusal::DriverGone)) {
             self.close();
+        }
+        if self.library.is_none() {
             self.become_state(state);
         }
     }
@@ -223,14 +226,11 @@ impl Sampler {
             let lister = Lister::new(self.path.clone(), self.deadline / 2);
             self.lister = Worker::library(lister, self.sender.clone()).ok();
         }
-        if self.lister.as_ref().is_some_and(|it| it.ask(LibraryRequest::List)) {
-            self.listing = Some(at);
-        } else {
-            self.become_state(NvmlState::Failed(
-                "no thread could be started for NVML; it is tried again at the next tick, raise \
-                 the limit of tasks of this service"
-                    .to_owned(),
-            ));
+        match &self.lister {
+            Some(lister) if lister.ask(List) => self.listing = Some(at),
+            // The thread of the library that was closed; there is never a second one.
+            Some(_) => self.become_state(self.silence(at, at)),
+            None => self.become_state(NvmlState::Failed(NO_THREAD.to_owned())),
         }
     }
 
@@ -246,26 +246,31 @@ impl Sampler {
         self.list_at = at + RETRY_NS;
     }
 
-    /// Lets go of the library. It is unloaded once the last thread has come back from its call.
+    /// Lets go of the library and of every thread that uses it. It is unloaded once the last of them
+    /// has come back from its call.
     fn close(&mut self) {
         self.library = None;
-        if let Some(lister) = &self.lister {
-            // A thread that is still in a call lets go by itself: it drops what fails.
-            lister.ask(LibraryRequest::Close);
+        self.listing = None;
+        if let Some(lister) = &mut self.lister {
+            lister.close();
         }
         self.devices.values_mut().for_each(Tracked::close);
     }
 
-    /// A library that was never open and does not answer is a failure to tell.
+    /// A library that is not open and does not answer is a failure to tell.
     fn note_silence(&mut self, at: BootNs) {
-        let Some(since) = self.listing.filter(|_| self.library.is_none()) else { return };
+        if let Some(since) = self.listing.filter(|_| self.library.is_none()) {
+            self.become_state(self.silence(since, at));
+        }
+    }
+
+    fn silence(&self, since: BootNs, at: BootNs) -> NvmlState {
         let path = self.path.display();
-        let seconds = at.since(since).max(u64::try_from(self.deadline.as_nanos()).unwrap_or(0));
-        self.become_state(NvmlState::Failed(format!(
-            "{path} has not answered for {} s; the GPUs of this node are not metered until it does, \
-             processes and CUDA calls still are. Look at the kernel log for NVRM messages",
-            seconds / 1_000_000_000
-        )));
+        let waited = Duration::from_nanos(at.since(since)).max(self.deadline).as_millis();
+        NvmlState::Failed(format!(
+            "{path} has not answered for {waited} ms; the GPUs of this node are not metered until \
+             it does, processes and CUDA calls still are. Look for NVRM in the kernel's log"
+        ))
     }
 
     fn become_state(&mut self, state: NvmlState) {

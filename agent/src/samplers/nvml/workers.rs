@@ -38,13 +38,9 @@ pub(crate) enum LibraryError {
 const CONSEQUENCE: &str = "the GPUs of this node are not metered, processes and CUDA calls still \
                            are; it is tried again every 5 s";
 
+/// List the devices; the library is opened first where it is not open.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum LibraryRequest {
-    /// List the devices; the library is opened first where it is not open.
-    List,
-    /// Let go of the library, so that the next list comes from a fresh one.
-    Close,
-}
+pub(crate) struct List;
 
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Visit {
@@ -90,7 +86,7 @@ impl<R: Send + 'static> Worker<R> {
     }
 }
 
-impl Worker<LibraryRequest> {
+impl Worker<List> {
     pub(crate) fn library(lister: Lister, messages: Sender<Message>) -> io::Result<Self> {
         Self::spawn("nvml".to_owned(), move |requests| lister.run(requests, &messages))
     }
