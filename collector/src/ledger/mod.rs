@@ -16,12 +16,20 @@ pub mod writer;
 
 mod accounts;
 mod apply;
+#[cfg(test)]
+mod fixtures;
 mod memory;
 mod names;
 mod retention;
 mod space;
 mod sums;
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod torture;
 mod view;
+#[cfg(test)]
+mod writer_tests;
 
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -161,6 +169,14 @@ pub fn start(
     config: &config::Ledger,
     metrics: metrics::Ledger,
 ) -> Result<(LedgerHandle, WriterThread), OpenError> {
+    let (handle, writer) = open(config, metrics)?;
+    Ok((handle, WriterThread::spawn(writer)?))
+}
+
+fn open(
+    config: &config::Ledger,
+    metrics: metrics::Ledger,
+) -> Result<(LedgerHandle, Writer), OpenError> {
     let folder = Folder::open(&config.path)?;
     let now_ns = clock::real_ns();
     let (db, ledger_id) = folder.connect(now_ns)?;
@@ -199,7 +215,7 @@ pub fn start(
         keep_records: config.keep_records,
         timers: Timers::default(),
     };
-    Ok((handle, WriterThread::spawn(writer)?))
+    Ok((handle, writer))
 }
 
 // === impl WriterThread ===

@@ -4,6 +4,7 @@
 //! what they kept after acknowledgement and send it again to the new one, whose id is new too.
 
 use std::fs::{self, File, OpenOptions};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -14,6 +15,8 @@ use crate::model::ids::LedgerId;
 
 /// `glnr`: what `file` and other tools see.
 const APPLICATION_ID: i32 = 0x676c_6e72;
+/// The first bytes of every SQLite file.
+const HEADER: &[u8; 16] = b"SQLite format 3\0";
 /// Raised with every change of `TABLES`.
 const VERSION: i32 = 1;
 
@@ -139,6 +142,9 @@ impl Folder {
         let failed = |source| OpenError::Database { path: self.database(), source };
         if self.damage_mark().exists() {
             self.set_aside("an earlier run found damage in it")?;
+        } else if !self.begins_as_a_database() {
+            // Seen before SQLite opens it, which would delete the log.
+            self.set_aside("it does not begin as a database")?;
         }
         match self.prepare(now_ns) {
             Err(OpenError::Database { source, .. }) if is_damage(&source) => {
@@ -148,6 +154,13 @@ impl Folder {
             Err(OpenError::Database { source, .. }) => Err(failed(source)),
             other => other,
         }
+    }
+
+    /// A file that is missing or empty will be one.
+    fn begins_as_a_database(&self) -> bool {
+        let mut begin = [0; HEADER.len()];
+        let file = File::open(self.database());
+        file.and_then(|mut it| it.read_exact(&mut begin)).is_err() || begin == *HEADER
     }
 
     fn prepare(&self, now_ns: u64) -> Result<(Connection, LedgerId), OpenError> {
