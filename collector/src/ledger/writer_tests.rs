@@ -119,7 +119,7 @@ async fn below_the_stop_line_nothing_is_taken() {
 }
 
 #[tokio::test]
-async fn a_write_that_fails_ends_the_writer_and_marks_damage() {
+async fn a_write_that_fails_ends_the_writer() {
     let folder = tempdir().unwrap();
     let (ledger, writer) = start(&config(folder.path()), Metrics::default().ledger).unwrap();
     ledger.hello(hello_of("a")).await.unwrap();
