@@ -125,6 +125,10 @@ fn a_tile_that_is_wrong_is_set_aside() {
     set_aside(|it| tile_mut(it).classes[3] += 1, Quarantine::ClassesDoNotSum);
     set_aside(|it| tile_mut(it).end_ns = 1, Quarantine::Malformed);
     set_aside(|it| *it = ten_seconds("g", 9), Quarantine::Overlap);
+    set_aside(
+        |it| *it = tile_of("a", "g", 10 * SECOND - 1, &[(free(), SECOND)]),
+        Quarantine::Overlap,
+    );
     set_aside(|it| *it = ten_seconds("g", 1_000_100), Quarantine::Future);
     set_aside(
         |it| *it = tile_of("a", "g", 10 * SECOND, &[(active("ml"), HOUR + 1)]),
