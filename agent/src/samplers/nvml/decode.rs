@@ -144,7 +144,7 @@ fn processes(
 }
 
 /// A driver that does not know a size sets all bits, and parts that exceed the whole are not sizes.
-fn believable(memory: Memory) -> Option<Memory> {
+pub(crate) fn believable(memory: Memory) -> Option<Memory> {
     let within = |part: u64| part <= memory.total;
     let known = memory.total != u64::MAX && memory.total != 0;
     let reserved = memory.reserved.filter(|it| within(*it));

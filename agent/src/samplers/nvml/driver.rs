@@ -1,6 +1,7 @@
 //! Every call into NVML, and nothing else: no thread, no judgement.
 //!
-//! Each call here can block for as long as the driver likes, so only `workers.rs` calls from here.
+//! Each call here can block for as long as the driver likes, so only the threads of `workers.rs` and
+//! `lister.rs` make them.
 //! Raw symbols are used where the wrapper asks twice for a list that grows in between, or has no
 //! method.
 #![expect(unsafe_code, reason = "lists are read through NVML's own symbols")]
@@ -137,7 +138,7 @@ impl Library {
             model: device.name().ok().map(Arc::from),
             driver_version: self.driver_version.clone(),
             numa_node: numa_node(device),
-            memory_total_bytes: answers.memory.map(|it| it.total),
+            memory_total_bytes: answers.memory.and_then(decode::believable).map(|it| it.total),
             power_limit_mw: device.enforced_power_limit().ok().map(u64::from),
         }
     }
@@ -148,11 +149,15 @@ pub(crate) fn now_us() -> u64 {
     u64::try_from(clock::real_ns() / 1_000).unwrap_or(0)
 }
 
+/// Of this process. Not known is not.
+pub(crate) fn in_host_pid_namespace() -> bool {
+    let link = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
+    is_host_pid_namespace(&link.to_string_lossy())
+}
+
 fn probe(handle: nvml_wrapper::Device<'_>, last_seen_us: u64) -> (Device<'_>, Answers) {
     let answers = ask(&handle, Plan::probe(), last_seen_us);
-    let link = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    let host_pids = is_host_pid_namespace(&link.to_string_lossy());
-    let plan = Plan::from_facts(&Facts::from_answers(&answers, host_pids));
+    let plan = Plan::from_facts(&Facts::from_answers(&answers, in_host_pid_namespace()));
     (Device { handle, plan }, answers)
 }
 
@@ -220,7 +225,7 @@ fn memory_without_reserved(device: &nvml_wrapper::Device<'_>) -> Result<Memory, 
     Ok(Memory { total: answer.total, used: answer.used, free: answer.free, reserved: None })
 }
 
-/// MIG slots may be empty; what an instance does not say about itself stays unknown.
+/// MIG slots may be empty.
 fn mig_devices(
     device: &nvml_wrapper::Device<'_>,
     lists_processes: bool,
@@ -232,14 +237,19 @@ fn mig_devices(
             Err(NvmlError::NotFound | NvmlError::InvalidArg) => continue,
             Err(error) => return Err(error),
         };
-        let processes = lists_processes.then(|| compute_processes(&instance).ok());
-        found.push(MigDevice {
-            uuid: instance.uuid()?,
-            memory: memory(&instance).ok(),
-            processes: processes.flatten(),
-        });
+        let processes = if lists_processes { offered(compute_processes(&instance))? } else { None };
+        let memory = offered(memory(&instance))?;
+        found.push(MigDevice { uuid: instance.uuid()?, memory, processes });
     }
     Ok(found)
+}
+
+/// `None` for what an instance does not offer. A fault stays one.
+fn offered<T>(answer: Result<T, NvmlError>) -> Result<Option<T>, NvmlError> {
+    match answer {
+        Err(error) if refusal(&error).is_ordinary() => Ok(None),
+        other => other.map(Some),
+    }
 }
 
 /// The CPU node nearest to the device; on a coherent part the device's own node.

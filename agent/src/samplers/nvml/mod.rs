@@ -78,6 +78,27 @@ pub fn fill_processes(readings: &mut NvmlReadings, identify: impl Fn(u32) -> Opt
     }
 }
 
+/// Whether the driver's process lists mean anything here: it leaves out processes that this agent's
+/// PID namespace does not have, so that elsewhere an empty list is no unused device.
+#[must_use]
+pub fn can_see_processes() -> bool {
+    driver::in_host_pid_namespace()
+}
+
+/// The last one shuts the library down, which can block like every call; not here.
+fn let_go(library: Library) {
+    let shut_down = std::thread::Builder::new().name("nvml-close".to_owned());
+    if let Err(error) = shut_down.spawn(move || drop(library)) {
+        tracing::warn!(%error, "no thread could be started to close NVML");
+    }
+}
+
+impl Drop for Sampler {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 // === impl Sampler ===
 
 impl Sampler {
@@ -157,12 +178,13 @@ impl Sampler {
     fn receive(&mut self, at: BootNs, message: Message) {
         match message {
             Message::Device(id, report) => self.receive_report(at, &id, *report),
-            // Nobody waits for the list of a library that was closed meanwhile.
             Message::Library(answer) if self.listing.take().is_some() => match answer {
                 Ok((library, listing)) => self.adopt(at, library, listing),
                 Err(error) => self.without_list(at, &error),
             },
-            Message::Library(_) => {}
+            // Nobody waits for the list of a library that was closed meanwhile.
+            Message::Library(Ok((library, _))) => let_go(library),
+            Message::Library(Err(_)) => {}
         }
     }
 
@@ -249,7 +271,9 @@ impl Sampler {
     /// Lets go of the library and of every thread that uses it. It is unloaded once the last of them
     /// has come back from its call.
     fn close(&mut self) {
-        self.library = None;
+        if let Some(library) = self.library.take() {
+            let_go(library);
+        }
         self.listing = None;
         if let Some(lister) = &mut self.lister {
             lister.close();
@@ -273,11 +297,21 @@ impl Sampler {
         ))
     }
 
+    fn greet(&self) {
+        tracing::info!(library = %self.path.display(), "NVML is open");
+        if !can_see_processes() {
+            tracing::warn!(
+                "the agent is not in the host's PID namespace: who uses a GPU is unknown, the rest \
+                 is read. Run it with hostPID, or outside of a container"
+            );
+        }
+    }
+
     fn become_state(&mut self, state: NvmlState) {
         let kind = self.state.as_ref().map(std::mem::discriminant);
         if kind != Some(std::mem::discriminant(&state)) {
             match &state {
-                NvmlState::Ok => tracing::info!(library = %self.path.display(), "NVML is open"),
+                NvmlState::Ok => self.greet(),
                 NvmlState::Absent(text) => tracing::info!("{text}"),
                 NvmlState::Failed(text) => tracing::warn!("{text}"),
             }

@@ -88,9 +88,6 @@ impl Tracked {
             worker.close();
         }
         self.probe_at = BootNs::default();
-        if self.health.is_some() && !self.is_gone() {
-            self.health = Some(Health::Degraded);
-        }
     }
 
     /// Asks the device for this tick, unless it rests or still owes an answer.
@@ -110,6 +107,7 @@ impl Tracked {
         if self.worker.as_ref().is_some_and(|it| it.ask(visit)) {
             self.asked = Some(visit);
         } else {
+            // Shown, although nothing is known of it.
             self.health = Some(Health::Degraded);
         }
     }
@@ -133,17 +131,23 @@ impl Tracked {
         let (counters, instances) = match self.report.take() {
             Some((visit, report)) => self.decode(visit, &report),
             None => {
-                if self.asked.is_some() {
-                    self.health = Some(Health::Hung);
-                }
+                self.health = self.health_unheard();
                 (Counters::default(), self.unmeasured())
             }
         };
         let health = self.health?;
         if before != self.health {
-            tracing::info!(device = &*self.id.0, ?before, now = ?health, "GPU health changed");
+            note_change(&self.id, before, health);
         }
         Some(DeviceReading { at, health, identity: self.identity.clone(), counters, instances })
+    }
+
+    /// A device that was not asked says nothing, and is no better than it was.
+    fn health_unheard(&self) -> Option<Health> {
+        if self.asked.is_some() {
+            return Some(Health::Hung);
+        }
+        self.health.map(|it| if self.is_gone() { it } else { Health::Degraded })
     }
 
     fn decode(&mut self, visit: Visit, report: &Report) -> (Counters, Vec<InstanceReading>) {
@@ -185,5 +189,13 @@ impl Tracked {
             self.worker = None;
             self.asked = None;
         }
+    }
+}
+
+fn note_change(id: &DeviceId, before: Option<Health>, now: Health) {
+    let device = &*id.0;
+    match now {
+        Health::Ok => tracing::info!(device, ?before, "the GPU answers"),
+        _ => tracing::warn!(device, ?before, ?now, "the GPU does not answer as it should"),
     }
 }

@@ -143,3 +143,44 @@ impl LibraryError {
 fn is_missing(path: &str, reason: &str) -> bool {
     reason.starts_with(path) && reason.ends_with("No such file or directory")
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::LibraryError;
+    use crate::model::readings::NvmlState;
+    use crate::samplers::nvml::answers::Refusal;
+    use crate::samplers::nvml::driver::OpenError;
+
+    fn state(error: LibraryError) -> NvmlState {
+        error.state(Path::new("libnvidia-ml.so.1"))
+    }
+
+    #[test]
+    fn only_a_library_or_driver_that_is_not_there_is_absent() {
+        let absent = |error| matches!(state(error), NvmlState::Absent(_));
+        let load = |text: &str| LibraryError::Open(OpenError::Load(text.to_owned()));
+        let missing = ": cannot open shared object file: No such file or directory";
+        assert!(absent(load(&format!("libnvidia-ml.so.1{missing}"))));
+        assert!(absent(LibraryError::Open(OpenError::NoDriver)));
+        // A library that is there and lacks what it needs.
+        assert!(!absent(load(&format!("libother.so{missing}"))));
+        assert!(!absent(load("libnvidia-ml.so.1: invalid ELF header")));
+        assert!(!absent(LibraryError::Open(OpenError::VersionMismatch)));
+        assert!(!absent(LibraryError::List(Refusal::DriverGone)));
+    }
+
+    #[test]
+    fn a_failure_says_what_goes_on_and_what_comes_next() {
+        let NvmlState::Failed(text) = state(LibraryError::Open(OpenError::VersionMismatch)) else {
+            panic!("failed");
+        };
+        assert_eq!(
+            text,
+            "libnvidia-ml.so.1 fails: the driver and its library are of different versions; the \
+             GPUs of this node are not metered, processes and CUDA calls still are; it is tried \
+             again every 5 s"
+        );
+    }
+}
