@@ -7,7 +7,7 @@ use core::ptr::read_volatile;
 
 use agent_ebpf::{Cookie, Counter, Event, Loss, Pending, PendingKey, Row, SILENCE_NS};
 use aya_ebpf::EbpfContext;
-use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
+use aya_ebpf::helpers::generated::{bpf_get_attach_cookie, bpf_jiffies64};
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns, bpf_probe_read_user};
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
@@ -27,17 +27,32 @@ pub(crate) fn cuda_init(ctx: ProbeContext) -> u32 {
 pub(crate) fn cuda_launch(ctx: ProbeContext) -> u32 {
     let Some(row) = rows::current(&ctx) else { return 0 };
     rows::add(row, cookie(&ctx).counter(), 1);
-    let now = now_ns();
+    // SAFETY: the helper has no preconditions.
+    let tick = unsafe { bpf_jiffies64() };
     // SAFETY: `row` is a map value. Threads may race: each of their times is true.
+    let last = unsafe { &raw mut (*row).last_launch_tick };
+    // SAFETY: as above.
+    if unsafe { last.read_volatile() } != tick {
+        // SAFETY: as above.
+        unsafe { last.write_volatile(tick) };
+        launched(&ctx, row);
+    }
+    0
+}
+
+/// The first launch of a process in this tick.
+#[inline(always)]
+fn launched<C: EbpfContext>(ctx: &C, row: *mut Row) {
+    let now = now_ns();
+    // SAFETY: as in `cuda_launch`.
     let last = unsafe { &raw mut (*row).last_launch_ns };
     // SAFETY: as above.
     let before = unsafe { last.read_volatile() };
     // SAFETY: as above.
     unsafe { last.write_volatile(now) };
     if now > before + SILENCE_NS {
-        rows::announce(&ctx, Event::Awoke, rows::current_tgid());
+        rows::announce(ctx, Event::Awoke, rows::current_tgid());
     }
-    0
 }
 
 /// Copies: adds 1, and the size to the counter after it.

@@ -42,8 +42,12 @@ pub struct Row {
     /// CLOCK_BOOTTIME ns at which the thread group leader was started: with the tgid, the identity.
     /// 0 in the overflow row, which belongs to many.
     pub start_boottime_ns: u64,
-    /// CLOCK_BOOTTIME ns of the newest kernel or graph launch; 0 = none so far.
+    /// CLOCK_BOOTTIME ns of the newest kernel or graph launch, to within a tick of the kernel's
+    /// timer (1 to 10 ms); 0 = none so far.
     pub last_launch_ns: u64,
+    /// The timer tick at which `last_launch_ns` was taken: reading the clock costs more than all
+    /// the rest of a hit, so it is read once a tick.
+    pub last_launch_tick: u64,
     /// User at the first call, and again after each exec.
     pub uid: u32,
     /// 1 = the process has exited and the ring had no room to say so. Only user space removes
@@ -188,7 +192,7 @@ pub struct Offsets {
 
 const _: () = assert!(Counter::SynchronizeWaitNs as usize + 1 == COUNTERS);
 const _: () = assert!(Loss::Processes as usize + 1 == LOSSES);
-const _: () = assert!(size_of::<Row>() == 24 + 8 * COUNTERS);
+const _: () = assert!(size_of::<Row>() == 32 + 8 * COUNTERS);
 const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
 const _: () = assert!(size_of::<PendingKey>() == 16);
 const _: () = assert!(size_of::<Pending>() == 24);

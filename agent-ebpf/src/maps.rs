@@ -27,7 +27,7 @@ pub(crate) static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(4_096, 0
 #[map]
 pub(crate) static PENDING: HashMap<PendingKey, Pending> = HashMap::with_max_entries(16_384, 0);
 
-/// Records for user space: about 1,500 fit. Full: counted in `LOST`; an exit leaves its row behind,
+/// Records for user space: about 1,300 fit. Full: counted in `LOST`; an exit leaves its row behind,
 /// marked dead, and user space finds it at its next reading.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);

@@ -78,13 +78,14 @@ pub(crate) fn record(bytes: &[u8]) -> Option<(Event, Record)> {
 pub(crate) fn row(bytes: &[u8]) -> Option<Row> {
     let mut counts = [0; COUNTERS];
     for (index, count) in counts.iter_mut().enumerate() {
-        *count = double(bytes, 24 + 8 * index)?;
+        *count = double(bytes, 32 + 8 * index)?;
     }
     Some(Row {
         start_boottime_ns: double(bytes, 0)?,
         last_launch_ns: double(bytes, 8)?,
-        uid: word(bytes, 16)?,
-        dead: word(bytes, 20)?,
+        last_launch_tick: double(bytes, 16)?,
+        uid: word(bytes, 24)?,
+        dead: word(bytes, 28)?,
         counts,
     })
 }
@@ -134,21 +135,21 @@ garbage
         let mut bytes = Vec::new();
         bytes.extend(4_u32.to_ne_bytes());
         bytes.extend(77_u32.to_ne_bytes());
-        for word in 0..21_u64 {
+        for word in 0..22_u64 {
             bytes.extend((100 + word).to_ne_bytes());
         }
         let (event, record) = record(&bytes).unwrap();
         assert_eq!((event, record.tgid), (Event::Exited, 77));
         assert_eq!(record.row.start_boottime_ns, 100);
         assert_eq!(record.row.last_launch_ns, 101);
-        assert_eq!(record.row.counts[Counter::Launches as usize], 103);
-        assert_eq!(record.row.counts[Counter::SynchronizeWaitNs as usize], 120);
+        assert_eq!(record.row.counts[Counter::Launches as usize], 104);
+        assert_eq!(record.row.counts[Counter::SynchronizeWaitNs as usize], 121);
     }
 
     #[test]
     fn short_or_unknown_bytes_are_nothing() {
         assert_eq!(record(&[4, 0, 0, 0, 1, 0, 0, 0]), None);
-        assert_eq!(record(&[9; 200]), None);
-        assert_eq!(row(&[0; 167]), None);
+        assert_eq!(record(&[9; 208]), None);
+        assert_eq!(row(&[0; 175]), None);
     }
 }
