@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Interval, MissedTickBehavior, interval, timeout};
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 use tonic_health::ServingStatus;
@@ -177,7 +177,8 @@ impl Running {
             owner.run(|changes| changed.apply(changes)).await;
             "the fleet's owner"
         });
-        background.spawn(tick(state.clone(), ledger.clone()));
+        background.spawn(tick(state.clone()));
+        background.spawn(keep_house(ledger.clone()));
         let (telemetry, streams) = ingest::service(
             config.cluster.clone(),
             config.limits.max_message_bytes,
@@ -291,15 +292,29 @@ async fn stopped(mut stopping: watch::Receiver<bool>) {
     }
 }
 
-/// Once per second: silence is noticed, and the ledger keeps house.
-async fn tick(state: StateHandle, ledger: LedgerHandle) -> &'static str {
-    let mut ticks = interval(TICK);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+/// Once per second silence is noticed. Apart from the ledger, which may wait for its disk: a silent
+/// node has no idle capacity, whatever the disk does.
+async fn tick(state: StateHandle) -> &'static str {
+    let mut ticks = ticks();
     loop {
         ticks.tick().await;
         state.send(Event::Tick { now_ns: clock::boot_ns() }).await;
+    }
+}
+
+/// Once per second the ledger looks at its space and its retention.
+async fn keep_house(ledger: LedgerHandle) -> &'static str {
+    let mut ticks = ticks();
+    loop {
+        ticks.tick().await;
         ledger.tick().await;
     }
+}
+
+fn ticks() -> Interval {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks
 }
 
 /// Serving while the ledger takes records: an agent's balancer may look elsewhere when it does not.
