@@ -24,8 +24,10 @@ const FUNCTION_NOT_FOUND: u32 = 13;
 const LIB_RM_VERSION_MISMATCH: u32 = 18;
 const UNKNOWN: u32 = 999;
 
-/// A device whose thread no other test has.
+/// Devices whose threads no other test has.
 const HUNG: u32 = 0x4711;
+const RESET: u32 = 0x4712;
+const REPLACED: u32 = 0x4713;
 
 /// By index of the scenario, which is in the UUID.
 fn device(readings: &NvmlReadings, index: u32) -> &DeviceReading {
@@ -125,18 +127,19 @@ async fn a_device_that_needs_a_reset_says_so() {
 
 #[tokio::test]
 async fn when_all_are_lost_the_library_is_opened_afresh() {
-    let mut rig = Rig::new(Scenario::with_gpus(2));
+    let gpus = [RESET, 1].map(Gpu::numbered).to_vec();
+    let mut rig = Rig::new(Scenario { gpus, ..Scenario::default() });
     rig.read().await;
-    assert!(rig.is_initialised());
+    assert_eq!(threads_of(RESET), 1);
     rig.change(|it| it.gpus.iter_mut().for_each(|it| it.state = State::Lost));
     let readings = rig.read().await;
-    assert_eq!((health(&readings, 0), health(&readings, 1)), (Health::Lost, Health::Lost));
+    assert_eq!((health(&readings, RESET), health(&readings, 1)), (Health::Lost, Health::Lost));
     let readings = rig.after(30).await;
-    assert_eq!((health(&readings, 0), readings.state), (Health::Lost, NvmlState::Ok));
-    rig.until_shut_down().await;
+    assert_eq!((health(&readings, RESET), readings.state), (Health::Lost, NvmlState::Ok));
+    until_no_thread_of(RESET).await;
 
     rig.change(|it| it.gpus.iter_mut().for_each(|it| it.state = State::Ok));
-    rig.until(|it| health(it, 0) == Health::Ok && health(it, 1) == Health::Ok).await;
+    rig.until(|it| health(it, RESET) == Health::Ok && health(it, 1) == Health::Ok).await;
 }
 
 #[tokio::test]
@@ -216,22 +219,23 @@ async fn a_library_that_cannot_be_used_has_failed() {
 
 #[tokio::test]
 async fn a_driver_that_is_replaced_is_opened_again() {
-    let mut rig = Rig::new(Scenario::with_gpus(2));
+    let gpus = [REPLACED, 1].map(Gpu::numbered).to_vec();
+    let mut rig = Rig::new(Scenario { gpus, ..Scenario::default() });
     rig.read().await;
     rig.fail("nvmlDeviceGetUtilizationRates", LIB_RM_VERSION_MISMATCH);
     let readings = rig.read().await;
     assert!(matches!(readings.state, NvmlState::Failed(_)), "{readings:?}");
-    assert_silent(device(&readings, 0));
+    assert_silent(device(&readings, REPLACED));
     let readings = rig.read().await;
     assert!(matches!(readings.state, NvmlState::Failed(_)), "{readings:?}");
-    for index in [0, 1] {
+    for index in [REPLACED, 1] {
         assert_eq!(health(&readings, index), Health::Degraded);
         assert_silent(device(&readings, index));
     }
     rig.change(|it| it.gpus[0].nvml_fails.clear());
-    rig.until_shut_down().await;
-    let readings = rig.until(|it| health(it, 0) == Health::Ok && health(it, 1) == Health::Ok).await;
-    assert_eq!(readings.state, NvmlState::Ok);
+    until_no_thread_of(REPLACED).await;
+    let well = |it: &NvmlReadings| [REPLACED, 1].iter().all(|at| health(it, *at) == Health::Ok);
+    assert_eq!(rig.until(well).await.state, NvmlState::Ok);
 }
 
 #[tokio::test]
@@ -344,6 +348,17 @@ async fn processes_get_their_lives_and_their_holders() {
 
 fn since(started: BootNs) -> Duration {
     Duration::from_nanos(clock::boot().since(started))
+}
+
+/// A closed library has no thread: each would keep it loaded.
+async fn until_no_thread_of(index: u32) {
+    for _ in 0..200 {
+        if threads_of(index) == 0 {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    panic!("the device still has a thread");
 }
 
 /// Threads of this process that call NVML about the device; they bear the end of its UUID.

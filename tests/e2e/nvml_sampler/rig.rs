@@ -1,8 +1,6 @@
 //! A node of its own with a sampler that reads it.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
-#![expect(unsafe_code, reason = "asks the library itself whether it is in use")]
 
-use std::ffi::{CString, c_uint};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -15,8 +13,6 @@ use gpu_state::scenario::Scenario;
 use tempfile::TempDir;
 
 pub(crate) const DEADLINE: Duration = Duration::from_millis(1_500);
-/// Code of `nvml.h`.
-const UNINITIALIZED: c_uint = 1;
 const SECOND: u64 = 1_000_000_000;
 
 /// A node with its own copy of the libraries, and a sampler that reads it.
@@ -83,38 +79,6 @@ impl Rig {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
         panic!("not within 200 ticks; now {:#?}", self.read().await);
-    }
-
-    /// Whether anybody in this process uses the node's NVML.
-    pub(crate) fn is_initialised(&self) -> bool {
-        let path = self.folder.path().join("libnvidia-ml.so.1");
-        let path = CString::new(path.into_os_string().into_encoded_bytes()).unwrap();
-        // SAFETY: the path is a string, and loading the stand-in runs no code of its own.
-        let library = unsafe { libc::dlopen(path.as_ptr(), libc::RTLD_NOW) };
-        assert!(!library.is_null());
-        // SAFETY: the library was just opened.
-        let symbol = unsafe { libc::dlsym(library, c"nvmlDeviceGetCount_v2".as_ptr()) };
-        assert!(!symbol.is_null());
-        // SAFETY: the symbol has this signature in nvml.h.
-        let count_devices: unsafe extern "C" fn(*mut c_uint) -> c_uint =
-            unsafe { std::mem::transmute(symbol) };
-        let mut count = 0;
-        // SAFETY: nvml.h asks for one integer.
-        let code = unsafe { count_devices(&raw mut count) };
-        // SAFETY: opened above, and nothing of it is used below.
-        assert_eq!(unsafe { libc::dlclose(library) }, 0);
-        assert!([0, UNINITIALIZED].contains(&code), "{code}");
-        code == 0
-    }
-
-    pub(crate) async fn until_shut_down(&self) {
-        for _ in 0..200 {
-            if !self.is_initialised() {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        panic!("somebody still uses the library");
     }
 
     pub(crate) fn tenant(&self, arguments: &[&str]) -> Tenant {
