@@ -34,7 +34,11 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Task {
     /// Start everything on this machine and show idle capacity as it happens.
-    Up,
+    Up {
+        /// Start what was built before, and build nothing.
+        #[arg(long)]
+        no_build: bool,
+    },
     /// Run every test; as root it first installs what they need.
     Test {
         /// Only tests whose name contains one of these.
@@ -61,7 +65,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().task {
-        Task::Up => up::run(),
+        Task::Up { no_build } => up::run(!no_build),
         Task::Test { filters } => test::run(&filters),
         Task::Ci { skip_tests } => ci::run(!skip_tests),
         Task::Tidy => tidy::run(),

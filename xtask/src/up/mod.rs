@@ -15,8 +15,11 @@ use crate::{bpf, progress, shell};
 use demo::Demo;
 use signals::Signals;
 
-pub(crate) fn run() -> anyhow::Result<()> {
-    build()?;
+/// `build` is false where everything was built before.
+pub(crate) fn run(build: bool) -> anyhow::Result<()> {
+    if build {
+        build_everything()?;
+    }
     let signals = Signals::hold_back()?;
     let Some(mut demo) = Demo::start(&signals)? else { return Ok(()) };
     let ended = demo.run_until_stopped(&signals);
@@ -27,7 +30,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
 }
 
 /// The stand-ins are built wherever the demo runs: only the built agent knows whether it needs them.
-fn build() -> anyhow::Result<()> {
+fn build_everything() -> anyhow::Result<()> {
     bpf::run()?;
     let mut cargo = shell::cargo(["build", "--locked"]);
     for it in ["agent", "collector", "nvml-stub", "cuda-stub-cmp", "workload"] {
