@@ -1,68 +1,98 @@
-//! An observation as the live lane's message. What was not read is absent in it, never zero.
+//! What one tick saw, as the live lane carries it. Pure and total: every observation has an update.
+//!
+//! What a source did not say stays absent. Records are encoded elsewhere, in `record`.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use proto::telemetry::v1;
 
 use crate::accounting::Observation;
-use crate::classify::Evidence;
-use crate::model::ids::{DeviceId, Holder, InstanceId};
+use crate::classify;
+use crate::model::ids::{Holder, InstanceId};
 use crate::model::readings::{
-    Counters, DeviceReading, Health, Identity, InstanceReading, NvmlState, Tracing,
+    Counters, DeviceReading, Health, InstanceReading, NvmlState, Readings, Tracing,
 };
 use crate::model::units::{BootNs, Percent};
-use crate::model::usage::{HolderView, InstanceView, LastLaunch};
+use crate::model::usage::{HolderView, LastLaunch};
 use crate::record::common::{wire_class, wire_counts, wire_holder};
 
-/// The newest readings and classes of the node. `since` says since when each class has held;
-/// `spool_records` are spooled and not acknowledged; `real_ns` is CLOCK_REALTIME at the reading.
+/// `since` says when each class began; an instance that it lacks has had its class since this tick.
 #[must_use]
 pub fn live_update(
-    node: &v1::NodeIdentity,
+    identity: &v1::NodeIdentity,
     seen: &Observation,
     since: &BTreeMap<InstanceId, BootNs>,
-    spool_records: u64,
+    spool_waiting: u64,
     real_ns: i64,
 ) -> v1::LiveUpdate {
     let readings = &seen.readings;
+    let tick = Tick { seen, since };
     v1::LiveUpdate {
-        node: Some(node.clone()),
+        node: Some(identity.clone()),
         clock: Some(v1::ClockReading { boot_ns: readings.at.0, real_ns }),
-        devices: readings.nvml.devices.iter().map(|(id, it)| device(seen, since, id, it)).collect(),
+        devices: readings.nvml.devices.iter().map(|(id, it)| tick.device(&id.0, it)).collect(),
         tracing: Some(tracing(&readings.cuda.tracing)),
-        spool_records,
+        spool_records: spool_waiting,
         nvml_state: match &readings.nvml.state {
             NvmlState::Ok => String::new(),
-            NvmlState::Absent(text) | NvmlState::Failed(text) => text.clone(),
+            NvmlState::Absent(why) | NvmlState::Failed(why) => why.clone(),
         },
     }
 }
 
-fn device(
-    seen: &Observation,
-    since: &BTreeMap<InstanceId, BootNs>,
-    id: &DeviceId,
-    device: &DeviceReading,
-) -> v1::Device {
-    let identity = &device.identity;
-    let text = |it: &Option<Arc<str>>| it.as_deref().map(str::to_owned);
-    v1::Device {
-        gpu_uuid: id.0.to_string(),
-        index: identity.index,
-        pci_bus_id: text(&identity.pci_bus_id),
-        model: text(&identity.model),
-        driver_version: text(&identity.driver_version),
-        health: health(device.health).into(),
-        numa_node: identity.numa_node,
-        readings: Some(device_readings(identity, &device.counters)),
-        instances: device.instances.iter().map(|it| instance(seen, since, device, it)).collect(),
+/// What the parts of an update are made from.
+#[derive(Clone, Copy, Debug)]
+struct Tick<'a> {
+    seen: &'a Observation,
+    since: &'a BTreeMap<InstanceId, BootNs>,
+}
+
+// === impl Tick ===
+
+impl Tick<'_> {
+    fn device(&self, uuid: &str, device: &DeviceReading) -> v1::Device {
+        let identity = &device.identity;
+        v1::Device {
+            gpu_uuid: uuid.to_owned(),
+            index: identity.index,
+            pci_bus_id: identity.pci_bus_id.as_deref().map(str::to_owned),
+            model: identity.model.as_deref().map(str::to_owned),
+            driver_version: identity.driver_version.as_deref().map(str::to_owned),
+            health: wire_health(device.health).into(),
+            numa_node: identity.numa_node,
+            readings: device_readings(device),
+            instances: device.instances.iter().map(|it| self.instance(device, it)).collect(),
+        }
+    }
+
+    fn instance(&self, device: &DeviceReading, instance: &InstanceReading) -> v1::Instance {
+        let id = &instance.id;
+        let verdict = self.seen.verdicts.get(id);
+        let class = verdict.map_or(v1::Class::Unknown, |it| wire_class(it.class));
+        let holders = self.seen.views.get(id).and_then(|it| it.holders.as_deref());
+        let began = self.since.get(id).copied().unwrap_or(self.seen.readings.at);
+        v1::Instance {
+            mig_uuid: id.mig.as_deref().map(str::to_owned),
+            class: class.into(),
+            class_since_ns: began.0,
+            reason: verdict.map_or("it was not classified", |it| it.reason).to_owned(),
+            holders: holders
+                .unwrap_or_default()
+                .iter()
+                .map(|it| live_holder(&self.seen.readings, instance, it))
+                .collect(),
+            evidence: verdict.map(|it| evidence(&it.evidence)),
+            memory_total_bytes: instance.memory_total_bytes,
+            memory_free_bytes: memory_free(&device.counters, instance),
+        }
     }
 }
 
-fn device_readings(identity: &Identity, counters: &Counters) -> v1::DeviceReadings {
-    let hertz = |mhz: Option<u32>| mhz.map(|it| u64::from(it) * 1_000_000);
-    v1::DeviceReadings {
+/// `None` when nothing was read at this tick: what never changes is not a reading.
+fn device_readings(device: &DeviceReading) -> Option<v1::DeviceReadings> {
+    let (identity, counters) = (&device.identity, &device.counters);
+    let hertz = |mhz: u32| u64::from(mhz) * 1_000_000;
+    (*counters != Counters::default()).then(|| v1::DeviceReadings {
         busy_ratio: counters.busy.map(Percent::ratio),
         memory_total_bytes: identity.memory_total_bytes,
         memory_used_bytes: counters.memory_used_bytes,
@@ -72,86 +102,54 @@ fn device_readings(identity: &Identity, counters: &Counters) -> v1::DeviceReadin
         power_limit_mw: identity.power_limit_mw,
         energy_mj: counters.energy_mj,
         temperature_celsius: counters.temperature_celsius,
-        sm_clock_hz: hertz(counters.sm_clock_mhz),
-        memory_clock_hz: hertz(counters.memory_clock_mhz),
+        sm_clock_hz: counters.sm_clock_mhz.map(hertz),
+        memory_clock_hz: counters.memory_clock_mhz.map(hertz),
         memory_busy_ratio: counters.memory_busy.map(Percent::ratio),
-    }
+    })
 }
 
-/// An instance without a verdict is `UNKNOWN` since this reading.
-fn instance(
-    seen: &Observation,
-    since: &BTreeMap<InstanceId, BootNs>,
-    device: &DeviceReading,
-    instance: &InstanceReading,
-) -> v1::Instance {
-    let at = seen.readings.at;
-    let verdict = seen.verdicts.get(&instance.id);
-    let view = seen.views.get(&instance.id);
-    v1::Instance {
-        mig_uuid: instance.id.mig.as_deref().map(str::to_owned),
-        class: verdict.map_or(v1::Class::Unknown, |it| wire_class(it.class)).into(),
-        class_since_ns: since.get(&instance.id).copied().unwrap_or(at).0,
-        reason: verdict.map(|it| it.reason.to_owned()).unwrap_or_default(),
-        holders: view.map(|it| holders(seen, instance, it)).unwrap_or_default(),
-        evidence: verdict.map(|it| evidence(&it.evidence)),
-        memory_total_bytes: instance.memory_total_bytes,
-        memory_free_bytes: memory_free(device, instance),
-    }
-}
-
-/// The driver's word where it is about this instance; else what is neither used nor reserved.
-fn memory_free(device: &DeviceReading, instance: &InstanceReading) -> Option<u64> {
+/// Of the device as the driver says; of a MIG instance what is left. Where the driver does not list
+/// its own part, that part is in `used`.
+fn memory_free(device: &Counters, instance: &InstanceReading) -> Option<u64> {
     if instance.id.mig.is_none() {
-        return device.counters.memory_free_bytes;
+        return device.memory_free_bytes;
     }
-    instance
-        .memory_total_bytes?
-        .checked_sub(instance.memory_used_bytes?)?
-        .checked_sub(instance.memory_reserved_bytes.unwrap_or(0))
+    let left = instance.memory_total_bytes?.checked_sub(instance.memory_used_bytes?)?;
+    match instance.memory_reserved_bytes {
+        Some(reserved) => left.checked_sub(reserved),
+        None => Some(left),
+    }
 }
 
-fn holders(
-    seen: &Observation,
+fn live_holder(
+    readings: &Readings,
     instance: &InstanceReading,
-    view: &InstanceView,
-) -> Vec<v1::LiveHolder> {
-    let sm = sm_by_holder(seen, instance);
-    view.holders.iter().flatten().map(|it| holder(seen.readings.at, &sm, it)).collect()
-}
-
-fn holder(at: BootNs, sm: &BTreeMap<&Holder, Option<f64>>, view: &HolderView) -> v1::LiveHolder {
+    view: &HolderView,
+) -> v1::LiveHolder {
     v1::LiveHolder {
         holder: Some(wire_holder(&view.holder)),
         processes: view.processes,
         memory_bytes: view.memory_bytes,
         last_launch_age_ns: match view.last_launch {
-            LastLaunch::At(launch) => Some(at.since(launch)),
+            LastLaunch::At(at) => Some(readings.at.since(at)),
             LastLaunch::Unknown | LastLaunch::Never => None,
         },
-        sm_ratio: sm.get(&view.holder).copied().flatten(),
+        sm_ratio: sm_ratio(readings, instance, &view.holder),
         cuda: view.cuda.as_ref().map(wire_counts),
     }
 }
 
-/// SM samples of each holder's processes, added; `None` where one of them has none.
-fn sm_by_holder<'a>(
-    seen: &'a Observation,
-    instance: &InstanceReading,
-) -> BTreeMap<&'a Holder, Option<f64>> {
-    let mut sums = BTreeMap::new();
-    for process in instance.processes.iter().flatten() {
-        let Some(holder) = process.process.and_then(|it| seen.readings.holders.get(&it)) else {
-            continue;
-        };
-        let sum: &mut Option<f64> = sums.entry(holder).or_insert(Some(0.0));
-        // Samples of processes are taken at different times and may add up to more than there is.
-        *sum = sum.zip(process.sm).map(|(sum, it)| (sum + it.ratio()).min(1.0));
-    }
-    sums
+/// Of all processes of a holder on an instance; `None` when one of them has no sample.
+fn sm_ratio(readings: &Readings, instance: &InstanceReading, holder: &Holder) -> Option<f64> {
+    let listed = instance.processes.as_deref()?.iter();
+    let own = listed
+        .filter(|it| it.process.and_then(|process| readings.holders.get(&process)) == Some(holder));
+    let percents: Option<Vec<f64>> = own.map(|it| it.sm.map(Percent::ratio)).collect();
+    let percents = percents.filter(|it| !it.is_empty())?;
+    Some(percents.iter().sum::<f64>().min(1.0))
 }
 
-fn evidence(evidence: &Evidence) -> v1::Evidence {
+fn evidence(evidence: &classify::Evidence) -> v1::Evidence {
     v1::Evidence {
         busy_ratio: evidence.busy.map(Percent::ratio),
         memory_used_bytes: evidence.memory_used_bytes,
@@ -171,7 +169,7 @@ fn tracing(tracing: &Tracing) -> v1::Tracing {
     }
 }
 
-fn health(health: Health) -> v1::Health {
+fn wire_health(health: Health) -> v1::Health {
     match health {
         Health::Ok => v1::Health::Ok,
         Health::Degraded => v1::Health::Degraded,
@@ -187,68 +185,123 @@ mod tests {
 
     use proto::telemetry::v1;
 
-    use super::live_update;
+    use super::{live_update, memory_free};
     use crate::accounting::Observation;
     use crate::attribution::{self, fixtures};
-    use crate::classify::{self, Policy};
+    use crate::classify::{Policy, classify};
     use crate::config::Allocations;
-    use crate::model::readings::{Health, NvmlState, Readings};
+    use crate::model::ids::InstanceId;
+    use crate::model::readings::{Counters, Health, InstanceReading, NvmlState, Readings};
     use crate::model::units::{BootNs, Percent};
 
-    fn update(readings: Readings) -> v1::LiveUpdate {
+    const AT: u64 = 9_000;
+
+    fn observed(change: impl Fn(&mut Readings)) -> Observation {
+        let mut readings = fixtures::readings(AT, 1);
+        change(&mut readings);
         let views = attribution::attribute(None, &readings);
         let policy = Policy::new(Allocations::None);
-        let device = &readings.nvml.devices[&fixtures::device(0)];
-        let instance = &device.instances[0];
-        let id = instance.id.clone();
-        let verdict = classify::classify(&policy, readings.at, device, instance, &views[&id]);
-        let verdicts = BTreeMap::from([(id.clone(), verdict)]);
-        let seen = Observation { readings, views, verdicts };
-        let since = BTreeMap::from([(id, BootNs(400))]);
-        live_update(&v1::NodeIdentity::default(), &seen, &since, 7, 9)
+        let devices = readings.nvml.devices.values();
+        let instances =
+            devices.flat_map(|device| device.instances.iter().map(move |it| (device, it)));
+        let verdicts = instances
+            .map(|(device, it)| {
+                let verdict = classify(&policy, readings.at, device, it, &views[&it.id]);
+                (it.id.clone(), verdict)
+            })
+            .collect();
+        Observation { readings, views, verdicts }
+    }
+
+    fn update(seen: &Observation) -> v1::LiveUpdate {
+        let identity = v1::NodeIdentity { node: "n".to_owned(), ..v1::NodeIdentity::default() };
+        let since = BTreeMap::from([(fixtures::id(0), BootNs(5))]);
+        live_update(&identity, seen, &since, 3, -1)
     }
 
     #[test]
-    fn what_was_read_is_there() {
-        let mut readings = fixtures::readings(1_000, 1);
-        fixtures::hold(&mut readings, 0, 10, Some(5));
-        fixtures::hold(&mut readings, 0, 11, Some(6));
-        readings.holders.insert(fixtures::process(11), fixtures::holder("unit-10"));
-        for process in fixtures::instance(&mut readings, 0).processes.as_mut().unwrap() {
-            process.sm = Percent::new(40);
-        }
-        let found = update(readings);
-        assert_eq!((found.spool_records, found.nvml_state.as_str()), (7, ""));
-        assert_eq!(found.clock, Some(v1::ClockReading { boot_ns: 1_000, real_ns: 9 }));
-        let device = &found.devices[0];
+    fn a_tick_is_carried_whole() {
+        let update = update(&observed(|it| {
+            fixtures::hold(it, 0, 10, Some(500));
+            fixtures::trace(it, 10, 4);
+            fixtures::instance(it, 0).processes.as_mut().unwrap()[0].sm = Percent::new(40);
+            let device = it.nvml.devices.get_mut(&fixtures::device(0)).unwrap();
+            device.counters.sm_clock_mhz = Some(1_410);
+            device.counters.memory_free_bytes = Some(77);
+        }));
+        assert_eq!(update.clock, Some(v1::ClockReading { boot_ns: AT, real_ns: -1 }));
+        assert_eq!((update.spool_records, update.nvml_state.as_str()), (3, ""));
+        assert_eq!(update.node.unwrap().node, "n");
+        assert_eq!(update.tracing.map(|it| (it.on, it.hooks_attached)), Some((true, 1)));
+        let device = &update.devices[0];
         assert_eq!((device.gpu_uuid.as_str(), device.health()), ("GPU-0", v1::Health::Ok));
+        let readings = device.readings.unwrap();
+        assert_eq!((readings.power_mw, readings.sm_clock_hz), (Some(70_000), Some(1_410_000_000)));
         let instance = &device.instances[0];
-        assert_eq!(instance.class(), v1::Class::MemoryHeld);
-        assert_eq!(instance.class_since_ns, 400);
-        assert_eq!(instance.evidence.as_ref().unwrap().processes, Some(2));
+        assert_eq!((instance.class_since_ns, instance.memory_free_bytes), (5, Some(77)));
+        assert_eq!(instance.evidence.unwrap().processes, Some(1));
         let holder = &instance.holders[0];
-        assert_eq!((holder.processes, holder.memory_bytes), (2, Some(11)));
-        assert_eq!(holder.sm_ratio, Some(0.8));
+        assert_eq!(holder.holder.as_ref().unwrap().tenant, "unit-10");
+        assert_eq!((holder.processes, holder.memory_bytes), (1, Some(500)));
+        assert_eq!(holder.sm_ratio, Some(0.4));
+        assert_eq!(holder.cuda.as_ref().unwrap().launches, 4);
     }
 
     #[test]
-    fn what_was_not_read_is_absent() {
-        let mut readings = fixtures::readings(1_000, 1);
-        readings.nvml.state = NvmlState::Failed("the library does not answer".to_owned());
-        fixtures::hold(&mut readings, 0, 10, None);
-        let device = readings.nvml.devices.get_mut(&fixtures::device(0)).unwrap();
-        device.health = Health::Lost;
-        device.counters = crate::model::readings::Counters::default();
-        device.instances[0].memory_total_bytes = None;
-        let found = update(readings);
-        assert_eq!(found.nvml_state, "the library does not answer");
-        let device = &found.devices[0];
-        assert_eq!(device.readings, Some(v1::DeviceReadings::default()));
-        let instance = &device.instances[0];
-        assert_eq!(instance.class(), v1::Class::Down);
-        assert_eq!((instance.memory_total_bytes, instance.memory_free_bytes), (None, None));
-        let holder = &instance.holders[0];
-        assert_eq!((holder.memory_bytes, holder.sm_ratio, holder.cuda.clone()), (None, None, None));
-        assert_eq!(holder.last_launch_age_ns, None);
+    fn what_was_not_read_is_absent_and_never_zero() {
+        let update = update(&observed(|it| {
+            it.nvml.state = NvmlState::Failed("no answer".to_owned());
+            fixtures::hold(it, 0, 10, None);
+            let device = it.nvml.devices.get_mut(&fixtures::device(0)).unwrap();
+            device.health = Health::Lost;
+            device.counters = Counters::default();
+        }));
+        assert_eq!(update.nvml_state, "no answer");
+        let device = &update.devices[0];
+        assert_eq!((device.readings, device.index, device.model.as_ref()), (None, None, None));
+        let holder = &device.instances[0].holders[0];
+        assert_eq!(
+            (holder.memory_bytes, holder.last_launch_age_ns, holder.sm_ratio, &holder.cuda),
+            (None, None, None, &None)
+        );
+        let evidence = device.instances[0].evidence.unwrap();
+        assert_eq!((evidence.power_mw, evidence.last_launch_age_ns), (None, None));
+    }
+
+    #[test]
+    fn an_instance_that_nobody_judged_is_unknown() {
+        let mut seen = observed(|_| {});
+        seen.verdicts.clear();
+        seen.views.clear();
+        let identity = v1::NodeIdentity::default();
+        let update = live_update(&identity, &seen, &BTreeMap::new(), 0, 0);
+        let instance = &update.devices[0].instances[0];
+        assert_eq!(instance.class(), v1::Class::Unknown);
+        assert_eq!((instance.class_since_ns, instance.evidence), (AT, None));
+        assert!(instance.holders.is_empty());
+    }
+
+    fn check_free(total: Option<u64>, reserved: Option<u64>, expected: Option<u64>) {
+        let id = InstanceId { mig: Some("MIG-0".into()), ..fixtures::id(0) };
+        let instance = InstanceReading {
+            id,
+            busy: None,
+            memory_total_bytes: total,
+            memory_used_bytes: Some(30),
+            memory_reserved_bytes: reserved,
+            processes: None,
+        };
+        let device = Counters { memory_free_bytes: Some(1), ..Counters::default() };
+        assert_eq!(memory_free(&device, &instance), expected);
+    }
+
+    #[test]
+    fn memory_of_a_mig_instance_is_what_is_left() {
+        check_free(Some(100), Some(5), Some(65));
+        check_free(Some(100), None, Some(70));
+        check_free(None, Some(5), None);
+        // The figures contradict each other.
+        check_free(Some(20), None, None);
+        check_free(Some(31), Some(5), None);
     }
 }
