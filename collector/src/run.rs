@@ -174,7 +174,7 @@ impl Running {
 
         let changed = board.clone();
         background.spawn(async move {
-            owner.run(|changes| changed.apply(changes)).await;
+            owner.run(|changes, ticked_ns| changed.apply(changes, ticked_ns)).await;
             "the fleet's owner"
         });
         background.spawn(tick(state.clone()));

@@ -2,7 +2,9 @@
 //!
 //! Readers take the lock for one look at a time and wait on the revision, never on the writer.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -13,6 +15,9 @@ use crate::state::fleet::{Change, nanoseconds};
 
 /// Withdrawals that are remembered. A subscriber that missed more gets a new snapshot.
 const WITHDRAWALS: usize = 16_384;
+
+/// Silence is looked for once per second; three times that is late.
+const CURRENT: Duration = Duration::from_secs(3);
 
 /// Cheap to clone.
 #[derive(Clone, Debug)]
@@ -26,6 +31,8 @@ struct Shared {
     generation: String,
     offers: RwLock<Offers>,
     news: watch::Sender<Sign>,
+    /// Nodes that were silent at this time are known to be.
+    ticked_ns: AtomicU64,
 }
 
 /// What a waiting reader is woken for.
@@ -51,22 +58,17 @@ impl Board {
             generation: format!("{:016x}", fastrand::u64(..)),
             offers: RwLock::new(offers),
             news: watch::Sender::default(),
+            ticked_ns: AtomicU64::new(0),
         };
         Self { shared: Arc::new(shared) }
     }
 
-    /// To be called by the fleet's owner, with every change, in order.
-    pub fn apply(&self, changes: &[Change]) {
-        let mut offers = self.shared.offers.write().unwrap_or_else(PoisonError::into_inner);
-        let mut news = false;
-        for change in changes {
-            news |= offers.apply(change);
+    /// To be called by the fleet's owner after every event, with what changed and the newest tick.
+    pub fn apply(&self, changes: &[Change], ticked_ns: u64) {
+        if !changes.is_empty() {
+            self.change(changes);
         }
-        let revision = offers.revision();
-        drop(offers);
-        if news {
-            self.shared.news.send_modify(|it| it.revision = revision);
-        }
+        self.shared.ticked_ns.store(ticked_ns, Ordering::Release);
     }
 
     /// Ends every stream, so that a stop does not wait for them.
@@ -79,6 +81,14 @@ impl Board {
         self.shared.offers.read().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether silence was looked for lately. While it was not (the process was stopped, or starved), an
+    /// offer may be of a node that nobody hears, and nothing must be said.
+    #[must_use]
+    pub fn is_current(&self, now_ns: u64) -> bool {
+        let ticked_ns = self.shared.ticked_ns.load(Ordering::Acquire);
+        now_ns.saturating_sub(ticked_ns) <= nanoseconds(CURRENT)
+    }
+
     #[must_use]
     pub fn generation(&self) -> &str {
         &self.shared.generation
@@ -87,5 +97,18 @@ impl Board {
     #[must_use]
     pub fn watch(&self) -> watch::Receiver<Sign> {
         self.shared.news.subscribe()
+    }
+
+    fn change(&self, changes: &[Change]) {
+        let mut offers = self.shared.offers.write().unwrap_or_else(PoisonError::into_inner);
+        let mut news = false;
+        for change in changes {
+            news |= offers.apply(change);
+        }
+        let revision = offers.revision();
+        drop(offers);
+        if news {
+            self.shared.news.send_modify(|it| it.revision = revision);
+        }
     }
 }

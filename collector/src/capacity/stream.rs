@@ -11,7 +11,7 @@ use proto::capacity::v1 as pb;
 use proto::capacity::v1::snapshot_begin::Reason;
 use proto::capacity::v1::watch_response::Message;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
-use tokio::time::{Duration, Interval, MissedTickBehavior, interval};
+use tokio::time::{Duration, Interval, MissedTickBehavior, interval, sleep};
 use tonic::{Request, Response, Status};
 
 use super::board::{Board, Sign};
@@ -23,6 +23,9 @@ use crate::state::StateHandle;
 
 /// Streams at a time. Past it, a new one is refused with RESOURCE_EXHAUSTED.
 pub const SUBSCRIBERS: usize = 1000;
+
+/// Between two looks while the fleet's owner is late.
+const LATE: Duration = Duration::from_millis(200);
 
 /// `capacity.v1.Capacity`.
 #[derive(Debug)]
@@ -172,6 +175,10 @@ impl Subscriber {
                 return Some(Err(Status::unavailable(
                     "the collector is stopping and its offers no longer hold; connect again, and resume",
                 )));
+            }
+            if !self.board.is_current(clock::boot_ns()) {
+                sleep(LATE).await;
+                continue;
             }
             match self.look() {
                 Look::Send(message) => return Some(Ok(self.at_position(*message))),

@@ -54,7 +54,8 @@ pub struct FleetSnapshot {
 #[derive(Debug)]
 pub struct Fleet {
     limits: Limits,
-    now_ns: u64,
+    /// Silence was looked for at this time.
+    ticked_ns: u64,
     nodes: BTreeMap<NodeKey, Arc<Node>>,
     /// Which live node has a device.
     owners: HashMap<String, NodeKey>,
@@ -72,7 +73,7 @@ impl Fleet {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            now_ns: 0,
+            ticked_ns: 0,
             nodes: BTreeMap::new(),
             owners: HashMap::new(),
             contested: HashMap::new(),
@@ -84,17 +85,20 @@ impl Fleet {
     pub fn apply(&mut self, event: Event) -> Vec<Change> {
         self.snapshot = None;
         match event {
-            Event::Live { node, update, received_ns } => {
-                self.now_ns = self.now_ns.max(received_ns);
-                self.observe(node, *update, received_ns)
-            }
+            Event::Live { node, update, received_ns } => self.observe(node, *update, received_ns),
             Event::Gone { node } => self.leave(&node, Presence::Gone).into_iter().collect(),
             Event::Tick { now_ns } => {
-                self.now_ns = self.now_ns.max(now_ns);
+                self.ticked_ns = now_ns;
                 self.forget();
                 self.notice_silence()
             }
         }
+    }
+
+    /// Time of the newest tick; 0 before the first.
+    #[must_use]
+    pub fn ticked_ns(&self) -> u64 {
+        self.ticked_ns
     }
 
     pub fn snapshot(&mut self) -> Arc<FleetSnapshot> {
@@ -192,7 +196,7 @@ impl Fleet {
             .nodes
             .values()
             .filter(|it| it.presence == Presence::Live)
-            .filter(|it| it.reading_age_ns(self.now_ns) > stale_after)
+            .filter(|it| it.reading_age_ns(self.ticked_ns) > stale_after)
             .map(|it| it.key.clone())
             .collect();
         silent.iter().filter_map(|it| self.leave(it, Presence::Silent)).collect()
@@ -200,7 +204,7 @@ impl Fleet {
 
     fn forget(&mut self) {
         let forget_after = nanoseconds(FORGET_AFTER);
-        let now_ns = self.now_ns;
+        let now_ns = self.ticked_ns;
         self.nodes.retain(|_, it| {
             it.presence == Presence::Live || it.reading_age_ns(now_ns) <= forget_after
         });

@@ -86,15 +86,14 @@ impl StateHandle {
 // === impl Owner ===
 
 impl Owner {
-    /// Until every handle is dropped. `on_changes` runs here, in order, and must not block.
-    pub async fn run(mut self, mut on_changes: impl FnMut(&[Change])) {
+    /// Until every handle is dropped. `after_event` runs here, in order, with what changed and the time
+    /// of the newest tick (0 before the first), and must not block.
+    pub async fn run(mut self, mut after_event: impl FnMut(&[Change], u64)) {
         while let Some(request) = self.requests.recv().await {
             match request {
                 Request::Event(event) => {
                     let changes = self.fleet.apply(event);
-                    if !changes.is_empty() {
-                        on_changes(&changes);
-                    }
+                    after_event(&changes, self.fleet.ticked_ns());
                 }
                 Request::Fleet(reply) => {
                     if reply.send(self.fleet.snapshot()).is_err() {
@@ -116,7 +115,7 @@ mod tests {
         let (state, owner) = start(LIMITS);
         let task = async {
             let mut changes = 0;
-            owner.run(|batch| changes += batch.len()).await;
+            owner.run(|batch, _| changes += batch.len()).await;
             changes
         };
         let client = async move {

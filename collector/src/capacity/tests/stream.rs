@@ -1,6 +1,6 @@
 //! The stream: whatever happens in whatever order, a subscriber ends with what is offered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -13,8 +13,9 @@ use super::{IDLE, POLICY};
 use crate::capacity::board::Board;
 use crate::capacity::offers::{Filter, Offers};
 use crate::capacity::stream::{SUBSCRIBERS, Service, Subscriber};
-use crate::state::fixtures::{LIMITS, collector_ns, gone, gpu, live, tick};
-use crate::state::fleet::Fleet;
+use crate::clock;
+use crate::state::fixtures::{LIMITS, SECOND, collector_ns, gone, gpu, live, tick};
+use crate::state::fleet::{Change, Fleet};
 use crate::state::start;
 
 /// A scheduler that folds what it reads, at its own speed.
@@ -88,6 +89,11 @@ impl Scheduler {
     }
 }
 
+/// By an owner that is not late.
+fn apply(board: &Board, changes: &[Change]) {
+    board.apply(changes, clock::boot_ns());
+}
+
 fn open(board: &Board, filter: Filter) -> BTreeMap<String, u64> {
     let offers = board.read().open();
     let wanted = offers.iter().filter(|it| filter.wants(it.observed().class()));
@@ -127,6 +133,7 @@ const WANTED: [&[Class]; 3] = [&[], &[Class::Free], &[Class::MemoryHeld, Class::
 
 fn check_interleaving(steps: &[Action], withdrawals: usize) {
     let board = Board::of(Offers::new(POLICY, withdrawals));
+    apply(&board, &[]);
     let (state, _owner) = start(LIMITS);
     let service = Service::new(state, board.clone(), IDLE);
     let mut fleet = Fleet::new(LIMITS);
@@ -137,20 +144,22 @@ fn check_interleaving(steps: &[Action], withdrawals: usize) {
         match step {
             Action::Says { node, classes } => {
                 let devices = classes.iter().enumerate();
-                let devices = devices
-                    .map(|(it, class)| gpu(&format!("GPU-{node}-{it}"), *class, 0))
-                    .collect();
-                board.apply(&fleet.apply(live(&node.to_string(), at_s, devices)));
+                let devices =
+                    devices.map(|(it, class)| gpu(&format!("GPU-{it}"), *class, 0)).collect();
+                apply(&board, &fleet.apply(live(&node.to_string(), at_s, devices)));
             }
-            Action::Leaves(node) => board.apply(&fleet.apply(gone(&node.to_string()))),
+            Action::Leaves(node) => apply(&board, &fleet.apply(gone(&node.to_string()))),
             Action::Silence => {
                 at_s += 20;
-                board.apply(&fleet.apply(tick(at_s)));
+                apply(&board, &fleet.apply(tick(at_s)));
             }
             Action::Reads { scheduler, messages } => schedulers[*scheduler].read(*messages),
             Action::Reconnects(it) => schedulers[*it].reconnect(&service, WANTED[*it]),
         }
     }
+    let open_now = board.read().open();
+    let devices: BTreeSet<_> = open_now.iter().map(|it| &it.observed().device.gpu_uuid).collect();
+    assert_eq!(devices.len(), open_now.len(), "no device is offered twice");
     for scheduler in &mut schedulers {
         scheduler.read(usize::MAX);
         assert_eq!(scheduler.holds(), open(&board, scheduler.filter));
@@ -172,6 +181,7 @@ proptest! {
 
 fn market_service() -> (Service, Board) {
     let board = Board::of(Offers::new(POLICY, 10));
+    apply(&board, &[]);
     (Service::new(start(LIMITS).0, board.clone(), IDLE), board)
 }
 
@@ -197,12 +207,12 @@ async fn a_position_from_elsewhere_leads_to_a_snapshot() {
 #[tokio::test]
 async fn ages_are_those_of_the_moment_of_sending() {
     let (service, board) = market_service();
-    board.apply(&Fleet::new(LIMITS).apply(live("n", 200, vec![gpu("GPU-1", Class::Free, 50)])));
+    apply(&board, &Fleet::new(LIMITS).apply(live("n", 200, vec![gpu("GPU-1", Class::Free, 50)])));
     let mut scheduler = Scheduler::connect(&service, &[]);
     scheduler.read(usize::MAX);
     let offer = &scheduler.offers["n/GPU-1"];
     assert_eq!((offer.valid_for_ms, offer.dwell_ms), (30_000, 0));
-    let now_ms = crate::clock::boot_ns() / 1_000_000;
+    let now_ms = clock::boot_ns() / 1_000_000;
     let expected = now_ms.saturating_sub(collector_ns(200) / 1_000_000) + 150_000;
     assert!(offer.idle_age_ms.abs_diff(expected) < 5_000, "{offer:?}");
 }
@@ -215,7 +225,7 @@ async fn a_quiet_stream_is_kept_alive_and_wakes_up_at_once() {
     assert_eq!(scheduler.heartbeats, 1, "the snapshot was empty, and that is known");
     scheduler.fold_next().await;
     assert_eq!(scheduler.heartbeats, 2);
-    board.apply(&Fleet::new(LIMITS).apply(live("n", 200, vec![gpu("GPU-1", Class::Free, 0)])));
+    apply(&board, &Fleet::new(LIMITS).apply(live("n", 200, vec![gpu("GPU-1", Class::Free, 0)])));
     let before = tokio::time::Instant::now();
     scheduler.fold_next().await;
     assert_eq!((scheduler.holds().len(), before.elapsed()), (1, Duration::ZERO));
@@ -240,4 +250,18 @@ async fn a_closing_board_ends_its_streams() {
     let error = stream.next().await.expect("a last word").expect_err("that says why");
     assert_eq!(error.code(), tonic::Code::Unavailable);
     assert!(stream.next().await.is_none());
+}
+
+#[tokio::test]
+async fn nothing_is_said_while_silence_goes_unnoticed() {
+    let (service, board) = market_service();
+    let free = live("n", 200, vec![gpu("GPU-1", Class::Free, 0)]);
+    board.apply(&Fleet::new(LIMITS).apply(free), clock::boot_ns().saturating_sub(4 * SECOND));
+    let mut scheduler = Scheduler::connect(&service, &[]);
+    scheduler.read(usize::MAX);
+    assert_eq!((scheduler.position.clone(), scheduler.heartbeats), (None, 0));
+    apply(&board, &[]);
+    scheduler.fold_next().await;
+    scheduler.read(usize::MAX);
+    assert_eq!((scheduler.holds().len(), scheduler.heartbeats), (1, 1));
 }

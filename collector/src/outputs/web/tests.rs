@@ -35,7 +35,7 @@ async fn get(events: Vec<Event>, path: &str) -> String {
             }
             ask(&address.to_string(), path).await
         } => answer,
-        () = owner.run(|changes| board.apply(changes)) => unreachable!("a handle is held"),
+        () = owner.run(|changes, ticked_ns| board.apply(changes, ticked_ns)) => unreachable!("a handle is held"),
         end = axum::serve(listener, router(sources)).into_future() => unreachable!("{end:?}"),
     }
 }

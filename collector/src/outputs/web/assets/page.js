@@ -105,10 +105,17 @@ function keyed(parent, items, key, create, update) {
   for (const element of old.values()) element.remove();
 }
 
+// Narrow screens lay rows out as cards, which takes a table's meaning away unless the roles say it.
+function withRole(tag, role, className) {
+  const element = make(tag, className);
+  element.setAttribute("role", role);
+  return element;
+}
+
 function row(labels) {
-  const tr = make("tr");
+  const tr = withRole("tr", "row");
   for (const [name, label] of labels) {
-    const td = make("td", name);
+    const td = withRole("td", "cell", name);
     td.dataset.label = label;
     // One child, so that on a narrow screen a cell is its label and its value.
     td.append(make("div"));
@@ -252,10 +259,10 @@ function showNode(tbody, node) {
 }
 
 function noGpus() {
-  const tr = make("tr");
-  const td = make("td", "none");
-  td.colSpan = 9;
-  td.append(make("div", "", "This node has no GPU that the agent can see. `gleaner-agent doctor` on the node says why."));
+  const tr = withRole("tr", "row");
+  const td = withRole("td", "cell", "none");
+  td.colSpan = GPU_CELLS.length;
+  td.append(make("div", "", "The agent sees no GPU here. gleaner-agent doctor, run on the node, says why."));
   tr.append(td);
   return tr;
 }
@@ -308,12 +315,12 @@ function showFleet(fleet) {
   const table = byId("fleet");
   table.hidden = fleet.nodes.length === 0;
   keyed(table, fleet.nodes, (it) => `${it.cluster}/${it.node}`, () => {
-    const tbody = make("tbody");
-    const head = make("th", "node");
+    const tbody = withRole("tbody", "rowgroup");
+    const head = withRole("th", "rowheader", "node");
     head.scope = "rowgroup";
-    head.colSpan = 9;
+    head.colSpan = GPU_CELLS.length;
     head.append(make("span"), make("small"), make("small", "trouble"));
-    const tr = make("tr");
+    const tr = withRole("tr", "row");
     tr.append(head);
     tbody.append(tr);
     return tbody;
