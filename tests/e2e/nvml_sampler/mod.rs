@@ -319,6 +319,23 @@ async fn processes_are_listed_with_their_memory_and_weighed_by_their_use() {
 }
 
 #[tokio::test]
+async fn work_that_was_counted_is_not_counted_again() {
+    let mut rig = Rig::new(Scenario::with_gpus(1));
+    let _tenant = rig.tenant(&["--kernel-us", "4000", "--launches", "50", "--hold"]);
+    let weight = |it: &NvmlReadings| match device(it, 0).instances[0].processes.as_deref() {
+        Some([process]) => process.sm_weight,
+        _ => None,
+    };
+    rig.until(|it| weight(it).is_some_and(|it| it > 0)).await;
+    // The burst takes half as long.
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    rig.until(|it| device(it, 0).counters.busy.is_some_and(|it| it.get() == 0)).await;
+    // The last buckets of the burst, and then nothing although it was less than a second ago.
+    rig.read().await;
+    assert_eq!(weight(&rig.read().await), Some(0));
+}
+
+#[tokio::test]
 async fn without_samples_a_process_is_not_idle_but_unknown() {
     let mut rig = Rig::new(Scenario::with_gpus(1));
     rig.fail("nvmlDeviceGetProcessUtilization", UNKNOWN);

@@ -363,3 +363,37 @@ fn refusal(error: &NvmlError) -> Refusal {
         _ => Refusal::Failed,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::ffi::c_uint;
+
+    use nvml_wrapper_sys::bindings as sys;
+
+    use super::rows;
+
+    /// A list of so many rows, which grows by one before each read.
+    fn read(length: u32) -> Option<usize> {
+        let mut length = length;
+        let answer = rows(0_u32, |rows: &mut [u32], count: &mut c_uint| {
+            let room = *count;
+            assert_eq!(usize::try_from(room), Ok(rows.len()));
+            length += 1;
+            *count = length;
+            if room < length {
+                return sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE;
+            }
+            sys::nvmlReturn_enum_NVML_SUCCESS
+        });
+        answer.ok().map(|it| it.len())
+    }
+
+    #[test]
+    fn a_list_that_grows_is_read_whole_up_to_a_bound() {
+        assert_eq!(read(0), Some(1));
+        assert_eq!(read(127), Some(128));
+        assert_eq!(read(128), Some(130));
+        assert_eq!(read(5_000), Some(5_003));
+        assert_eq!(read(9_000), None);
+    }
+}
