@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, bail};
 
 use super::{clean, toolchain};
-use crate::shell;
+use crate::{progress, shell};
 
 const NAME: &str = "bpf-linker";
 const VERSION: &str = "0.13.0";
@@ -44,7 +44,6 @@ fn build(llvm: u32, folder: &Path) -> anyhow::Result<()> {
         let packages = packages(llvm);
         toolchain::install_packages(&packages.each_ref().map(String::as_str))?;
     }
-    println!("building {NAME} {VERSION} for LLVM {llvm}, once, into {}", folder.display());
     let mut command = clean(env!("CARGO"));
     command
         .args(["install", NAME, "--version", VERSION, "--locked", "--quiet"])
@@ -52,7 +51,11 @@ fn build(llvm: u32, folder: &Path) -> anyhow::Result<()> {
         .arg(folder)
         .current_dir(shell::root())
         .env("LLVM_PREFIX", &prefix);
-    shell::run(command).with_context(toolchain::advice)
+    let what = format!(
+        "{NAME} {VERSION} for LLVM {llvm}, once (about a minute), into {}",
+        folder.display()
+    );
+    progress::build(&what, command).with_context(toolchain::advice)
 }
 
 /// The user's cache folder for this project.

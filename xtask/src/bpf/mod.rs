@@ -14,7 +14,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::shell;
+use crate::{progress, shell};
 use toolchain::Toolchain;
 
 const TARGET: &str = "bpfel-unknown-none";
@@ -47,7 +47,6 @@ fn is_fresh(object: &Path, stamp: &Path, sources: &str) -> bool {
 fn build(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
     let root = shell::root();
     let target_folder = root.join("target/bpf-build");
-    println!("building the eBPF object with {toolchain}");
     let mut command = toolchain.cargo();
     command
         .current_dir(&root)
@@ -58,7 +57,7 @@ fn build(toolchain: &Toolchain) -> anyhow::Result<PathBuf> {
         .args(["--config", "profile.release.lto=false"])
         .args(["--config", "profile.release.codegen-units=1"])
         .env("RUSTFLAGS", rustflags(toolchain.linker()));
-    shell::run(command)?;
+    progress::build(&format!("the eBPF object with {toolchain}"), command)?;
     Ok(target_folder.join(TARGET).join("release").join(OBJECT))
 }
 

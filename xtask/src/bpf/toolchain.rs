@@ -11,7 +11,7 @@ use std::process::Command;
 use anyhow::{Context, bail};
 
 use super::{TARGET, clean, linker};
-use crate::shell;
+use crate::{packages, shell};
 
 const SYSTEM_RUSTC: &str = "/usr/bin/rustc";
 const SYSTEM_CARGO: &str = "/usr/bin/cargo";
@@ -108,20 +108,12 @@ fn llvm_major(version: &str) -> anyhow::Result<u32> {
 }
 
 /// Installs with apt where this user may; otherwise the error says what to do by hand.
-pub(super) fn install_packages(packages: &[&str]) -> anyhow::Result<()> {
-    if !Path::new("/usr/bin/apt-get").exists() || !nix::unistd::geteuid().is_root() {
+pub(super) fn install_packages(wanted: &[&str]) -> anyhow::Result<()> {
+    if !packages::is_installed("apt-get") || !nix::unistd::geteuid().is_root() {
         bail!("no compiler for eBPF found; {}", advice());
     }
-    println!("installing with apt-get: {}", packages.join(" "));
-    apt(&["update", "--quiet"])?;
-    let install = ["install", "--quiet", "--yes", "--no-install-recommends"];
-    apt(&[&install, packages].concat()).with_context(advice)
-}
-
-fn apt(arguments: &[&str]) -> anyhow::Result<()> {
-    let mut command = Command::new("apt-get");
-    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive");
-    shell::run(command)
+    println!("installing with apt-get: {}", wanted.join(" "));
+    packages::install(wanted).with_context(advice)
 }
 
 /// What to install by hand, for every kind of machine.

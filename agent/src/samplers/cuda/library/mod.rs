@@ -8,8 +8,9 @@ pub(crate) mod driver;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::driver::{Kernel, Links};
+use super::driver::{Kernel, KernelError, Links};
 use super::probe::{Plan, Why};
+use super::reason;
 use crate::model::units::BootNs;
 use crate::samplers::process::decode::FileId;
 use driver::{LibraryError, LibraryFile, Version};
@@ -93,8 +94,8 @@ struct Failure {
 enum HookError {
     #[error(transparent)]
     Library(#[from] LibraryError),
-    #[error(transparent)]
-    Attach(#[from] super::driver::KernelError),
+    #[error("{}", reason::of(.0))]
+    Attach(#[from] KernelError),
 }
 
 impl Libraries {
