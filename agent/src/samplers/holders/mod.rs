@@ -69,7 +69,11 @@ impl Resolver {
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
+    use std::io::Write;
     use std::path::Path;
+
+    use nix::sys::stat::Mode;
+    use nix::unistd::mkfifo;
 
     use super::Resolver;
     use crate::model::ids::{HolderKind, ProcessId};
@@ -106,6 +110,30 @@ mod tests {
         resolver.retain(&BTreeSet::from([second]));
         assert_eq!(resolver.resolve(PROCESS, None), None);
         assert!(resolver.resolve(second, None).is_some());
+    }
+
+    /// The cgroup is a pipe here, so that the PID can change hands while it is being read.
+    #[test]
+    fn a_pid_that_is_reused_under_the_read_gets_no_holder() {
+        let root = tempfile::tempdir().unwrap();
+        process(root.path(), PROCESS.start_ticks, "");
+        let cgroup = root.path().join("7/cgroup");
+        std::fs::remove_file(&cgroup).unwrap();
+        mkfifo(&cgroup, Mode::S_IRWXU).unwrap();
+        let kernel = std::thread::spawn({
+            let root = root.path().to_owned();
+            move || {
+                // Opens when the reader does, which has compared the start time by then.
+                let mut pipe = std::fs::File::options().write(true).open(&cgroup).unwrap();
+                std::fs::rename(root.join("7/stat"), root.join("old")).unwrap();
+                let stat = std::fs::read_to_string(root.join("old")).unwrap();
+                let stat = stat.replace(&PROCESS.start_ticks.to_string(), "170000");
+                std::fs::write(root.join("7/stat"), stat).unwrap();
+                pipe.write_all(b"0::/system.slice/other.service").unwrap();
+            }
+        });
+        assert_eq!(Resolver::new(root.path()).resolve(PROCESS, None), None);
+        kernel.join().unwrap();
     }
 
     #[test]
