@@ -92,7 +92,9 @@ impl Proc {
 
     /// This life of a process.
     pub(crate) fn process_id(&self, tgid: u32) -> Option<ProcessId> {
-        let stat = std::fs::read_to_string(self.folder(tgid).join("stat")).ok()?;
+        // A process may give itself a name that is not UTF-8.
+        let stat = std::fs::read(self.folder(tgid).join("stat")).ok()?;
+        let stat = String::from_utf8_lossy(&stat);
         Some(ProcessId { tgid, start_ticks: decode::start_ticks(&stat)? })
     }
 
