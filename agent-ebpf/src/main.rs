@@ -17,12 +17,12 @@ mod rows;
 #[cfg(target_arch = "bpf")]
 mod task;
 
-/// The helpers that the programs call are reserved to GPL-compatible programs; the kernel knows
-/// this licence by the name of its dual form only.
+/// Under which licence the kernel is asked to load the programs. It reserves some of the helpers
+/// that they call to this one, under which they are offered besides Apache-2.0.
 #[cfg(target_arch = "bpf")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
-static LICENSE: [u8; 13] = *b"Dual MIT/GPL\0";
+static LICENSE: [u8; 4] = *b"GPL\0";
 
 #[cfg(target_arch = "bpf")]
 #[panic_handler]

@@ -163,7 +163,8 @@ impl Libraries {
 
     /// Files whose every call is counted.
     pub(crate) fn hooked_files(&self) -> BTreeSet<FileId> {
-        self.hooked.iter().map(|it| it.file).collect()
+        let whole = |it: &&Hooked| it.coverage.attached() == it.coverage.wanted();
+        self.hooked.iter().filter(whole).map(|it| it.file).collect()
     }
 
     pub(crate) fn totals(&self) -> Totals {
