@@ -101,6 +101,9 @@ pub enum SpoolError {
     Thread(std::io::Error),
     #[error("the spool cannot be read or written now: {0}")]
     Unavailable(String),
+    /// What was asked is about a sequence that is no longer the spool's; nothing was changed.
+    #[error("the spool has begun a new sequence")]
+    Replaced,
     #[error("the spool is closed")]
     Closed,
 }
@@ -112,7 +115,8 @@ pub struct Spool {
     positions: BTreeMap<InstanceId, BootNs>,
 }
 
-/// For everyone who appends or sends. Cheap to clone.
+/// For everyone who appends or sends. Cheap to clone. Who speaks of numbers names the sequence that
+/// it means: they say nothing about another one.
 #[derive(Clone, Debug)]
 pub struct SpoolHandle {
     boot_id: Arc<str>,
@@ -182,7 +186,7 @@ impl SpoolHandle {
     }
 
     /// The next records from the number `from` on; `None` = nothing there yet. Begins later than
-    /// `from` where records that were acknowledged are no longer kept.
+    /// `from` where records that were acknowledged are no longer kept; says of which sequence it is.
     pub async fn next_batch(
         &self,
         from: u64,
@@ -192,19 +196,29 @@ impl SpoolHandle {
     }
 
     /// The collector has committed everything up to `through`.
-    pub async fn acked(&self, through: u64, ledger_id: Vec<u8>) -> Result<(), SpoolError> {
-        self.ask(|reply| Command::Acked { through, ledger_id, reply }).await?
+    pub async fn acked(
+        &self,
+        spool: SpoolId,
+        through: u64,
+        ledger_id: Vec<u8>,
+    ) -> Result<(), SpoolError> {
+        self.ask(|reply| Command::Acked { spool, through, ledger_id, reply }).await?
     }
 
     /// The collector's ledger ends at `cursor`, before what was acknowledged. Gives how many of the
     /// records after it are no longer here to be sent again.
-    pub async fn went_back(&self, cursor: u64, ledger_id: Vec<u8>) -> Result<u64, SpoolError> {
-        self.ask(|reply| Command::WentBack { cursor, ledger_id, reply }).await?
+    pub async fn went_back(
+        &self,
+        spool: SpoolId,
+        cursor: u64,
+        ledger_id: Vec<u8>,
+    ) -> Result<u64, SpoolError> {
+        self.ask(|reply| Command::WentBack { spool, cursor, ledger_id, reply }).await?
     }
 
     /// Begins a new sequence with every record after `after`.
-    pub async fn renumber(&self, after: u64) -> Result<(), SpoolError> {
-        self.ask(|reply| Command::Renumber { after, reply }).await?
+    pub async fn renumber(&self, spool: SpoolId, after: u64) -> Result<(), SpoolError> {
+        self.ask(|reply| Command::Renumber { spool, after, reply }).await?
     }
 
     /// Changes with every append, seal and acknowledgement.

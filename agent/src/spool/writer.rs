@@ -24,7 +24,7 @@ use crate::record::Stamp;
 use crate::spool::pending::Pending;
 use crate::spool::schema::{Place, StoreError};
 use crate::spool::store::Store;
-use crate::spool::{Batch, BatchLimits, OpenSpool, SpoolError, SpoolState, SpoolStatus};
+use crate::spool::{Batch, BatchLimits, OpenSpool, SpoolError, SpoolId, SpoolState, SpoolStatus};
 
 /// How long to wait before a disk that refused is tried again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -43,16 +43,19 @@ pub(super) enum Command {
         reply: oneshot::Sender<Result<Option<Batch>, SpoolError>>,
     },
     Acked {
+        spool: SpoolId,
         through: u64,
         ledger_id: Vec<u8>,
         reply: oneshot::Sender<Result<(), SpoolError>>,
     },
     WentBack {
+        spool: SpoolId,
         cursor: u64,
         ledger_id: Vec<u8>,
         reply: oneshot::Sender<Result<u64, SpoolError>>,
     },
     Renumber {
+        spool: SpoolId,
         after: u64,
         reply: oneshot::Sender<Result<(), SpoolError>>,
     },
@@ -125,7 +128,6 @@ impl Writer {
             self.flush();
             let closing = matches!(command, Command::Close { .. });
             self.answer(command);
-            self.publish();
             if closing {
                 return;
             }
@@ -141,28 +143,41 @@ impl Writer {
         }
     }
 
+    /// The status is there before the answer, so that whoever is told can rely on it.
     fn answer(&mut self, command: Command) {
         match command {
-            Command::Flush => {}
+            Command::Flush => self.publish(),
             Command::NextBatch { from, mut limits, reply } => {
                 limits.bytes = limits.bytes.min(self.place.max_bytes / BATCH_PART);
-                send(reply, self.with_store(|it| it.next_batch(from, limits)));
+                let batch = self.with_store(|it| it.next_batch(from, limits));
+                self.tell(reply, batch);
             }
-            Command::Acked { through, ledger_id, reply } => {
-                send(reply, self.with_store(|it| it.acked(through, &ledger_id)));
+            Command::Acked { spool, through, ledger_id, reply } => {
+                let acked = self.with_sequence(spool, |it| it.acked(through, &ledger_id));
+                self.tell(reply, acked);
             }
-            Command::WentBack { cursor, ledger_id, reply } => {
-                send(reply, self.with_store(|it| it.went_back(cursor, &ledger_id)));
+            Command::WentBack { spool, cursor, ledger_id, reply } => {
+                let gone = self.with_sequence(spool, |it| it.went_back(cursor, &ledger_id));
+                self.tell(reply, gone);
             }
-            Command::Renumber { after, reply } => {
-                send(reply, self.with_store(|it| it.renumber(after)));
+            Command::Renumber { spool, after, reply } => {
+                let renumbered = self.with_sequence(spool, |it| it.renumber(after));
+                self.tell(reply, renumbered);
             }
             Command::Close { reply } => {
+                // Whoever hears the answer may open the spool at once.
                 self.store = None;
+                self.lock = None;
                 let written = self.uncertain.is_none() && self.lock_pending().len() == 0;
-                send(reply, written);
+                self.tell(reply, written);
             }
         }
+    }
+
+    /// Whoever asked may be gone, and then the answer does not matter.
+    fn tell<T>(&mut self, reply: oneshot::Sender<T>, answer: T) {
+        self.publish();
+        drop(reply.send(answer));
     }
 
     /// Writes what is pending, or leaves it pending.
@@ -207,6 +222,18 @@ impl Writer {
             );
             self.lost = lost;
         }
+    }
+
+    /// Runs one transaction on the sequence that was meant.
+    fn with_sequence<T>(
+        &mut self,
+        spool: SpoolId,
+        work: impl FnOnce(&mut Store) -> Result<T, StoreError>,
+    ) -> Result<T, SpoolError> {
+        let worked = self.with_store(|store| {
+            if store.meta.spool_id == spool { work(store).map(Some) } else { Ok(None) }
+        });
+        worked?.ok_or(SpoolError::Replaced)
     }
 
     /// Runs one transaction, on a database that is opened again where that is needed.
@@ -352,9 +379,4 @@ impl Writer {
     fn lock_pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// Whoever asked may be gone, and then the answer does not matter.
-fn send<T>(reply: oneshot::Sender<T>, answer: T) {
-    drop(reply.send(answer));
 }

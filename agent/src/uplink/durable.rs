@@ -22,7 +22,7 @@ use super::link::Link;
 use super::session::{Answer, End, Session, Standing, Want, Welcomed};
 use super::{FINISH_WITHIN, Lane, stopped};
 use crate::clock;
-use crate::spool::{self, OpenSpool, SpoolError, SpoolHandle, SpoolStatus};
+use crate::spool::{self, OpenSpool, SpoolError, SpoolHandle, SpoolId, SpoolStatus};
 
 /// How long to wait for a spool that could not be read; it says itself what is wrong.
 const SPOOL_RETRY: Duration = Duration::from_secs(1);
@@ -35,6 +35,8 @@ pub(super) struct Deliverer {
     spool: SpoolHandle,
     link: Link,
     backoff: Backoff,
+    /// The sequence of the last Hello.
+    greeted: SpoolId,
 }
 
 /// An open stream and what was agreed on it.
@@ -61,7 +63,7 @@ enum Event {
 impl Deliverer {
     pub(super) fn new(lane: Lane, identity: NodeIdentity, spool: SpoolHandle, link: Link) -> Self {
         let backoff = Backoff::new(lane.pace.retry, fastrand::Rng::new());
-        Self { lane, identity, spool, link, backoff }
+        Self { lane, identity, spool, link, backoff, greeted: SpoolId::default() }
     }
 
     pub(super) async fn run(mut self) {
@@ -109,6 +111,7 @@ impl Deliverer {
     /// of the node.
     async fn hello(&mut self) -> (Hello, OpenSpool) {
         let spooled = opened(&mut self.spool.status()).await;
+        self.greeted = spooled.spool_id;
         let read = self.lane.live.wait_for(Option::is_some).await;
         let Ok(device_uuids) = read.map(|it| it.as_ref().map(devices).unwrap_or_default()) else {
             // Whoever reads the devices is gone: the agent is about to stop.
@@ -159,7 +162,8 @@ impl Deliverer {
     /// numbers cannot go on: the ledger would wait for the first that is missing.
     async fn go_back(&self, session: &Session) -> Result<(), End> {
         let cursor = session.acked_through();
-        let gone = self.spool.went_back(cursor, session.ledger_id().to_vec()).await;
+        let gone =
+            self.spool.went_back(session.spool_id(), cursor, session.ledger_id().to_vec()).await;
         match gone.map_err(|it| End::Spool(it.to_string()))? {
             0 => Ok(()),
             gone => Err(End::Renumber {
@@ -219,8 +223,8 @@ impl Deliverer {
         match session.receive(answer.message)? {
             Answer::Acked { through, records } => {
                 self.backoff.reset();
-                self.acked(session, through).await;
                 self.link.acked(records);
+                self.acked(session, through).await;
             }
             Answer::Rewound { next } => {
                 debug!("the collector wants record {next}; sending again from there");
@@ -233,12 +237,8 @@ impl Deliverer {
 
     /// Where the spool cannot note it now, the next acknowledgement or Welcome says it again.
     async fn acked(&self, session: &Session, through: u64) {
-        let spool_id = self.spool.status().borrow().open.as_ref().map(|it| it.spool_id);
-        if spool_id != Some(session.spool_id()) {
-            return;
-        }
         let ledger_id = session.ledger_id().to_vec();
-        if let Err(error) = self.spool.acked(through, ledger_id).await {
+        if let Err(error) = self.spool.acked(session.spool_id(), through, ledger_id).await {
             debug!("the acknowledgement of {through} is not noted: {error}");
         }
     }
@@ -288,7 +288,7 @@ impl Deliverer {
             End::Rejected(it) => Some(it.retry_after),
             End::Renumber { after, .. } => {
                 // The next session comes to the same end and asks again.
-                if let Err(error) = self.spool.renumber(after).await {
+                if let Err(error) = self.spool.renumber(self.greeted, after).await {
                     debug!("the spool cannot begin a new sequence now: {error}");
                 }
                 Some(Duration::ZERO)

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::{MIB, WIDE, decoded, tile};
 use crate::config;
-use crate::spool::{Spool, SpoolError, SpoolHandle, SpoolState, SpoolStatus};
+use crate::spool::{Spool, SpoolError, SpoolHandle, SpoolId, SpoolState, SpoolStatus};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -23,6 +23,11 @@ async fn until(handle: &SpoolHandle, holds: impl FnMut(&SpoolStatus) -> bool) ->
     found.expect("the status is reached in time").unwrap().clone()
 }
 
+/// The sequence that the spool has now.
+fn id(handle: &SpoolHandle) -> SpoolId {
+    handle.status().borrow().open.as_ref().unwrap().spool_id
+}
+
 async fn until_unsent(handle: &SpoolHandle, records: u64) -> SpoolStatus {
     let unsent = |it: &SpoolStatus| it.open.as_ref().is_some_and(|it| it.unsent_records == records);
     until(handle, unsent).await
@@ -38,11 +43,12 @@ async fn appended_sent_acknowledged() {
     until_unsent(&handle, 2).await;
     let batch = handle.next_batch(1, WIDE).await.unwrap().unwrap();
     assert_eq!(decoded(&batch), [tile(0, 0), tile(0, 1)]);
-    handle.acked(2, b"ledger".to_vec()).await.unwrap();
+    handle.acked(id(&handle), 2, b"ledger".to_vec()).await.unwrap();
     let status = until_unsent(&handle, 0).await;
     assert_eq!(status.open.unwrap().ledger_id, b"ledger");
     assert!(spool.close(PATIENCE).await);
-    assert!(matches!(handle.next_batch(1, WIDE).await, Err(SpoolError::Closed)));
+    let closed = handle.next_batch(1, WIDE).await;
+    assert!(matches!(closed, Err(SpoolError::Closed)));
 }
 
 #[tokio::test]
@@ -122,7 +128,7 @@ async fn a_full_spool_holds_records_in_memory_until_there_is_room() {
 async fn drain(handle: &SpoolHandle, mut next: u64) -> u64 {
     while let Ok(Some(batch)) = handle.next_batch(next, WIDE).await {
         next = batch.last_seq() + 1;
-        handle.acked(batch.last_seq(), b"ledger".to_vec()).await.unwrap();
+        handle.acked(id(handle), batch.last_seq(), b"ledger".to_vec()).await.unwrap();
     }
     next
 }
@@ -172,5 +178,25 @@ async fn damage_that_shows_later_begins_a_new_sequence() {
     let status = until_unsent(&handle, 1).await;
     assert_ne!(status.open.unwrap().spool_id, before);
     assert!(folder.path().join("spool.db.corrupt").exists());
+    assert!(spool.close(PATIENCE).await);
+}
+
+#[tokio::test]
+async fn what_is_meant_for_another_sequence_changes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let spool = open(folder.path());
+    let handle = spool.handle();
+    handle.append(vec![tile(0, 0), tile(0, 1)]);
+    until_unsent(&handle, 2).await;
+    let old = id(&handle);
+    handle.next_batch(1, WIDE).await.unwrap();
+    handle.renumber(old, 0).await.unwrap();
+    let before = handle.status().borrow().clone();
+    assert_ne!(before.open.as_ref().unwrap().spool_id, old);
+    let replaced = |answer: Result<(), SpoolError>| matches!(answer, Err(SpoolError::Replaced));
+    assert!(replaced(handle.acked(old, 2, b"ledger".to_vec()).await));
+    assert!(replaced(handle.went_back(old, 1, b"ledger".to_vec()).await.map(drop)));
+    assert!(replaced(handle.renumber(old, 2).await));
+    assert_eq!(*handle.status().borrow(), before);
     assert!(spool.close(PATIENCE).await);
 }
