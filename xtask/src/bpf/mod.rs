@@ -29,13 +29,13 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let object = folder.join(OBJECT);
     let stamp = folder.join(format!("{OBJECT}.source"));
     if is_fresh(&object, &stamp, &sources) {
-        println!("eBPF object is fresh: {}", object.display());
+        eprintln!("eBPF object is fresh: {}", object.display());
         return Ok(());
     }
     let built = build(&toolchain::find_or_install()?)?;
     install(&built, &object, &stamp, &sources)
         .with_context(|| format!("cannot write {}", object.display()))?;
-    println!("eBPF object built: {}", object.display());
+    eprintln!("eBPF object built: {}", object.display());
     Ok(())
 }
 

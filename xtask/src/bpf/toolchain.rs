@@ -112,7 +112,7 @@ pub(super) fn install_packages(wanted: &[&str]) -> anyhow::Result<()> {
     if !packages::is_installed("apt-get") || !nix::unistd::geteuid().is_root() {
         bail!("no compiler for eBPF found; {}", advice());
     }
-    println!("installing with apt-get: {}", wanted.join(" "));
+    eprintln!("installing with apt-get: {}", wanted.join(" "));
     packages::install(wanted).with_context(advice)
 }
 
