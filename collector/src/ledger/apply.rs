@@ -214,7 +214,7 @@ impl<'a> Transaction<'a> {
         let (db, names) = (self.db, &mut self.memory.names);
         let gpu = &tile.instance.gpu_uuid;
         let owner = names.owner(db, gpu)?;
-        let Some(place) = names.place(db, sender.node, &tile.instance)? else {
+        let Some(place) = names.place(db, (sender.node, &tile.instance), self.now_ns)? else {
             return Ok(Err(Quarantine::TooManyInstances));
         };
         let boot = names.boot(db, sender.node, &record.boot_id)?.id;
@@ -323,7 +323,9 @@ impl<'a> Transaction<'a> {
             return Ok(Err(quarantine));
         }
         let instance = InstanceId { gpu_uuid: gpu, mig_uuid: None };
-        let Some(place) = self.memory.names.place(self.db, sender.node, &instance)? else {
+        let Some(place) =
+            self.memory.names.place(self.db, (sender.node, &instance), self.now_ns)?
+        else {
             return Ok(Err(Quarantine::TooManyInstances));
         };
         let map = self.map(sender, record, activity.end_ns, None)?;

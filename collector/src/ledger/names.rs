@@ -15,11 +15,13 @@ use crate::ledger::posting::Account;
 use crate::model::ids::{InstanceId, NodeKey, SpoolId};
 
 /// Entries of one kind beyond which the cache is thrown away, so that names that no longer occur
-/// (pods that ended) do not pile up.
-const MAX_CACHED: usize = 200_000;
+/// (pods that ended) do not pile up. The largest fleets need about half of it.
+const MAX_CACHED: usize = 1_000_000;
 
-/// Instances that one node may name; the largest machines have 16 devices of 7 instances.
-const MAX_PLACES: i64 = 512;
+/// Instances that one node may have within a day: 16 devices of 7 instances, cut anew every hour, stay
+/// below it.
+const MAX_PLACES: i64 = 4_096;
+const DAY_NS: i64 = 24 * 3_600_000_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Names {
@@ -223,8 +225,8 @@ impl Names {
     pub(super) fn place(
         &mut self,
         db: &Connection,
-        node: i64,
-        instance: &InstanceId,
+        (node, instance): (i64, &InstanceId),
+        now_ns: i64,
     ) -> rusqlite::Result<Option<Place>> {
         if let Some(place) = self.places.get(&(node, instance.clone())) {
             return Ok(Some(*place));
@@ -240,8 +242,11 @@ impl Names {
             Some(place) => place,
             None => {
                 let count: i64 = db
-                    .prepare_cached("SELECT count(*) FROM place WHERE node = ?1")?
-                    .query_row([node], |row| row.get(0))?;
+                    .prepare_cached(
+                        "SELECT count(*) FROM place WHERE node = ?1
+                         AND (end_utc_ns IS NULL OR end_utc_ns > ?2)",
+                    )?
+                    .query_row((node, now_ns - DAY_NS), |row| row.get(0))?;
                 if count >= MAX_PLACES {
                     return Ok(None);
                 }
