@@ -307,3 +307,81 @@ fn reject(code: Code, reason: &str, what_to_do: &str, wait: Duration) -> pb::Rej
         retry_after_ms: fastrand::u32(least..=least.saturating_mul(2)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{Now, Request, Response, Session, Step, pb};
+    use crate::ledger::{Applied, Batch, Refused, Welcome};
+    use crate::model::ids::LedgerId;
+
+    const NOW: Now = Now { boot_ns: 500, utc_ns: 9 };
+
+    fn hello() -> Request {
+        Request::Hello(pb::Hello {
+            node: Some(pb::NodeIdentity {
+                node: "n".to_owned(),
+                boot_id: "b".to_owned(),
+                ..pb::NodeIdentity::default()
+            }),
+            spool_id: vec![1; 16],
+            clock: Some(pb::ClockReading { boot_ns: 70, real_ns: 0 }),
+            ..pb::Hello::default()
+        })
+    }
+
+    fn open() -> Session {
+        let mut session = Session::new("c".to_owned());
+        assert!(matches!(session.receive(Some(hello()), NOW), Ok(Step::Hello(_))));
+        let welcome = Welcome {
+            node: 1,
+            ledger_id: LedgerId([0; 16]),
+            epoch: 3,
+            cursor: 0,
+            regressed: false,
+        };
+        assert!(matches!(session.welcomed(Ok(welcome)), Ok(Response::Welcome(_))));
+        session
+    }
+
+    fn batch(session: &mut Session, first_seq: u64, now: Now) -> Batch {
+        let records = vec![pb::SealedRecord::default()];
+        let message = Request::Batch(pb::Batch { epoch: 3, first_seq, records });
+        match session.receive(Some(message), now) {
+            Ok(Step::Apply(batch)) => batch,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_gap_is_taken_only_from_an_agent_that_went_back() {
+        let mut session = open();
+        let mut check = |first_seq, accepts, answer| {
+            assert_eq!(batch(&mut session, first_seq, NOW).accept_gap, accepts);
+            session.applied(first_seq, Ok(answer)).unwrap();
+        };
+        let resume = Applied::Resume { next: 1 };
+        check(40, false, resume.clone());
+        // On its way before the agent saw the question.
+        check(50, false, Applied::Resume { next: 1 });
+        check(45, true, Applied::Through(45));
+        check(46, false, Applied::Through(46));
+    }
+
+    #[test]
+    fn the_nodes_boot_time_runs_on_with_our_clock() {
+        let mut session = open();
+        let later = Now { boot_ns: 1_500, utc_ns: 0 };
+        assert_eq!(batch(&mut session, 1, later).boot_now_ns, 1_070);
+    }
+
+    #[test]
+    fn a_refusal_ends_the_stream_and_says_what_to_do() {
+        let mut session = open();
+        batch(&mut session, 1, NOW);
+        let full = Refused::Full { text: "full".to_owned(), what_to_do: "make room".to_owned() };
+        let reject = session.applied(1, Err(full)).unwrap_err();
+        assert_eq!(reject.code(), pb::reject::Code::StorageFull);
+        assert_eq!((reject.reason.as_str(), reject.what_to_do.as_str()), ("full", "make room"));
+        assert!((5_000..=10_000).contains(&reject.retry_after_ms));
+    }
+}

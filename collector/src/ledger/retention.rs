@@ -47,3 +47,38 @@ impl Retention {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Retention;
+    use crate::ledger::Applied;
+    use crate::ledger::fixtures::{Bench, NOW, SECOND, batch_of, free, hello_of, tile_of};
+    use crate::model::record::Record;
+    use tempfile::tempdir;
+
+    #[test]
+    fn old_records_go_and_nothing_else() {
+        let folder = tempdir().unwrap();
+        let mut bench = Bench::open(folder.path());
+        let tile =
+            |name: &str, index: u64| tile_of(name, name, index * SECOND, &[(free(), SECOND)]);
+        for name in ["a", "b"] {
+            bench.hello(&hello_of(name));
+            let records: Vec<Record> = (0..3).map(|it| tile(name, it)).collect();
+            bench.batch(&batch_of(name, 1, &records));
+        }
+        let usage = bench.usage();
+        let mut retention = Retention::default();
+        let mut left = |before_ns| -> i64 {
+            retention.step(&mut bench.db, before_ns).unwrap();
+            bench.db.query_row("SELECT count(*) FROM record", (), |row| row.get(0)).unwrap()
+        };
+        assert_eq!(left(NOW), 6);
+        assert_eq!(left(NOW + 1), 6, "this step starts where the last one ended");
+        assert_eq!(left(NOW + 1), 0);
+        assert_eq!(bench.usage(), usage);
+        // However late a repeat comes, it counts nothing.
+        assert_eq!(bench.batch(&batch_of("a", 1, &[tile("a", 0)])), Applied::Through(3));
+        assert_eq!(bench.usage(), usage);
+    }
+}

@@ -27,8 +27,7 @@ impl Space {
     pub(super) fn shortage(&mut self) -> Option<String> {
         let free = statvfs(&self.folder).ok()?;
         let free = free.blocks_available().saturating_mul(free.fragment_size());
-        let needed = if self.short { resume_at(self.min_free) } else { self.min_free };
-        self.short = free < needed;
+        self.short = is_short(free, self.min_free, self.short);
         self.short.then(|| self.text(free))
     }
 
@@ -51,6 +50,10 @@ impl Space {
     }
 }
 
+fn is_short(free: u64, min_free: u64, was_short: bool) -> bool {
+    free < if was_short { resume_at(min_free) } else { min_free }
+}
+
 /// A tenth above the stop line, and at least a mebibyte, so that it does not stop at once again.
 fn resume_at(min_free: u64) -> u64 {
     min_free.saturating_add((min_free / 10).max(1024 * 1024))
@@ -58,4 +61,37 @@ fn resume_at(min_free: u64) -> u64 {
 
 fn mebibytes(bytes: u64) -> String {
     format!("{} MiB", bytes / (1024 * 1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Space, is_short};
+    use tempfile::tempdir;
+
+    const MIB: u64 = 1024 * 1024;
+
+    #[test]
+    fn it_stops_at_the_line_and_resumes_above_it() {
+        let check = |free, was_short, expected| {
+            assert_eq!(is_short(free * MIB, 100 * MIB, was_short), expected);
+        };
+        check(99, false, true);
+        check(100, false, false);
+        check(109, true, true);
+        check(110, true, false);
+        assert!(is_short(0, 0, true) && !is_short(MIB, 0, true) && !is_short(0, 0, false));
+    }
+
+    #[test]
+    fn it_says_how_much_is_free_and_what_to_do() {
+        let folder = tempdir().unwrap();
+        let mut space = Space::new(folder.path().to_owned(), u64::MAX / 2);
+        let text = space.shortage().expect("no volume is that large");
+        assert!(text.contains(" MiB free, less than its stop line of 8796093022207 MiB"), "{text}");
+        assert!(space.what_to_do().contains("goes on by itself at 9675702324428 MiB"));
+        let mut space = Space::new(folder.path().to_owned(), 0);
+        assert_eq!(space.shortage(), None);
+        space.ran_out();
+        assert_eq!(space.shortage(), None, "the volume of the tests has a mebibyte");
+    }
 }

@@ -10,7 +10,7 @@ use crate::ledger::fixtures::{
     Bench, NOW, SECOND, active, batch_of, cuda_of, free, held_idle, hello_of, labels, of_boot,
     other_ledger, seal, tile_mut, tile_of,
 };
-use crate::ledger::totals::{OVERFLOW_TENANT, TenantSeries};
+use crate::ledger::totals::{OVERFLOW_TENANT, TenantSeries, Totals};
 use crate::ledger::{Applied, Hello};
 use crate::model::record::{Method, Record, TenantShare};
 
@@ -277,6 +277,25 @@ fn beyond_the_limit_tenants_count_for_the_overflow_series() {
     let before = bench.totals.clone();
     drop(bench);
     assert_eq!(Bench::with_room_for(path, 2).totals, before);
+}
+
+#[test]
+fn a_series_that_left_the_view_comes_back_where_it_was() {
+    let folder = tempdir().unwrap();
+    let mut bench = bench(folder.path());
+    bench.batch(&batch_of("a", 1, &[ten_seconds("g", 0), cuda_of("a", "ml", 5, (0, SECOND))]));
+    let shown = bench.totals.clone();
+    let (tenants, instances) = bench.memory.view.retire(NOW / 1_000_000_000 + 3_600);
+    tenants.iter().for_each(|it| bench.totals.retire_tenant(it));
+    bench.totals.retire_instances(&instances);
+    assert_eq!(bench.totals, Totals::default());
+
+    bench.batch(&batch_of("a", 3, &[ten_seconds("g", 10)]));
+    assert_eq!(bench.totals.instances.len(), 1);
+    for (series, before) in &shown.tenants {
+        assert_eq!(bench.totals.tenants[series], 2 * before);
+    }
+    assert_eq!(bench.usage().tenants["ml"].cuda.launches, 5);
 }
 
 #[test]
