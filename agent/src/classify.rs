@@ -17,6 +17,11 @@ use crate::model::usage::{Class, InstanceView, LastLaunch};
 /// on an idle MIG instance up to about 40 MiB, while one CUDA context takes hundreds.
 const GIVEN_BACK_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The list of processes is of now, the busy part of the driver's last sample period: a device that
+/// was left a moment ago still reads busy, and is neither active nor provably idle.
+const AFTERGLOW: (Class, &str) =
+    (Class::Unknown, "no process is left, and the last sample still saw kernels");
+
 /// What the configuration says about idleness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Policy {
@@ -84,7 +89,10 @@ fn down(health: Health) -> Option<(Class, &'static str)> {
 /// One contrary signal is enough, whatever else is missing.
 fn active(instance: &InstanceReading, view: &InstanceView) -> Option<(Class, &'static str)> {
     if instance.busy.is_some_and(|it| it.get() > 0) {
-        return Some((Class::Active, "kernels ran in the last sample"));
+        return Some(match &instance.processes {
+            Some(listed) if listed.is_empty() => AFTERGLOW,
+            _ => (Class::Active, "kernels ran in the last sample"),
+        });
     }
     let launched = |it: u64| it > 0;
     view.holders
@@ -297,6 +305,15 @@ mod tests {
             },
             Class::Active,
             "kernels were launched since the last reading",
+        );
+    }
+
+    #[test]
+    fn a_device_that_was_just_left_is_not_active() {
+        check(
+            |it| fixtures::instance(it, 0).busy = Percent::new(40),
+            Class::Unknown,
+            "no process is left, and the last sample still saw kernels",
         );
     }
 

@@ -1,5 +1,7 @@
 //! The node's clocks. The only place in the agent that reads them.
 
+use std::path::Path;
+
 use nix::time::{ClockId, clock_gettime};
 
 use crate::model::units::BootNs;
@@ -14,6 +16,12 @@ pub fn boot() -> BootNs {
 #[must_use]
 pub fn real_ns() -> i64 {
     i64::try_from(nanoseconds(ClockId::CLOCK_REALTIME)).unwrap_or(i64::MAX)
+}
+
+/// Names this boot of the kernel: boot-time nanoseconds compare only within it.
+pub fn boot_id(proc_root: &Path) -> std::io::Result<String> {
+    let text = std::fs::read_to_string(proc_root.join("sys/kernel/random/boot_id"))?;
+    Ok(text.trim().to_owned())
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

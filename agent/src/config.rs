@@ -237,9 +237,10 @@ impl RawConfig {
         if self.spool.max_bytes < 1024 * 1024 {
             return Err(range("spool.max_bytes", self.spool.max_bytes, "at least 1048576"));
         }
-        let http_listen = self.http.listen.parse().map_err(|_: std::net::AddrParseError| {
-            range("http.listen", &self.http.listen, "an address like 127.0.0.1:9810")
-        })?;
+        let http_listen =
+            self.http.listen.parse().map_err(|_error: std::net::AddrParseError| {
+                range("http.listen", &self.http.listen, "an address like 127.0.0.1:9810")
+            })?;
         let collector = Some(self.collector.address).filter(|it| !it.is_empty());
         if let Some(address) = collector.as_deref().filter(|it| !it.starts_with("http://")) {
             return Err(range("collector.address", address, "http://HOST:PORT"));

@@ -1,1 +1,145 @@
-//! Placeholder.
+//! `gleaner-agent doctor`: what can and cannot be seen here, and what each missing thing costs.
+//!
+//! It starts the real sources, reads them once and stops them: what it says is what the agent would
+//! find. The spool is not opened, so that a running agent is not disturbed.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::net::TcpStream;
+
+use crate::clock;
+use crate::config::{Allocations, Config};
+use crate::health::{self, Part, State};
+use crate::samplers::sources::Sources;
+use crate::status::{self, Library};
+
+/// Long enough for a collector on the other side of a site.
+const CONNECT: Duration = Duration::from_secs(3);
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub parts: Vec<Part>,
+    pub libraries: Vec<Library>,
+}
+
+/// Looks at everything once.
+pub async fn examine(config: &Config) -> Report {
+    let mut sources = Sources::start(config);
+    let readings = sources.read(clock::boot()).await;
+    let libraries = status::libraries(&sources.cuda.coverage());
+    let parts = vec![
+        health::of_nvml(&readings.nvml),
+        health::of_tracing(&readings.cuda.tracing, config.cuda.enabled),
+        holders(config),
+        allocations(config.allocations),
+        spool(&config.spool.path),
+        collector(config.collector.as_deref()).await,
+    ];
+    sources.stop();
+    Report { parts, libraries }
+}
+
+fn holders(config: &Config) -> Part {
+    let own = config.proc_root.join("self/cgroup");
+    let (state, message) = match std::fs::read_to_string(&own) {
+        Ok(_) => (State::Active, "cgroups and users of processes are readable".to_owned()),
+        Err(error) => (
+            State::Failed,
+            format!(
+                "cannot read {}: {error}; GPU time cannot be given to tenants and counts as \
+                 unattributed. Set proc_root to where the host's /proc is mounted",
+                own.display()
+            ),
+        ),
+    };
+    Part { name: "holders", state, message }
+}
+
+fn allocations(allocations: Allocations) -> Part {
+    let (state, message) = match allocations {
+        Allocations::None => (
+            State::Active,
+            "this node has no allocator: a device without a process is free".to_owned(),
+        ),
+        Allocations::Unknown => (
+            State::Disabled,
+            "nothing tells what is allocated: a device without a process is unknown and never \
+             offered. On a node without an allocator set holders.allocations = \"none\""
+                .to_owned(),
+        ),
+    };
+    Part { name: "allocations", state, message }
+}
+
+fn spool(path: &Path) -> Part {
+    let existing = path.ancestors().find(|it| it.exists()).unwrap_or(Path::new("/"));
+    let writable = nix::unistd::access(existing, nix::unistd::AccessFlags::W_OK);
+    let (state, message) = match writable {
+        Ok(()) => (State::Active, format!("{} can be written", path.display())),
+        Err(error) => (
+            State::Failed,
+            format!(
+                "{} cannot be written ({error}): the agent would not start. Create the folder for \
+                 the agent's user, or set spool.path",
+                path.display()
+            ),
+        ),
+    };
+    Part { name: "spool", state, message }
+}
+
+async fn collector(address: Option<&str>) -> Part {
+    let Some(address) = address else {
+        let message = "none configured: usage stays in the spool, /metrics works".to_owned();
+        return Part { name: "collector", state: State::Disabled, message };
+    };
+    let host = address.trim_start_matches("http://").trim_end_matches('/');
+    let problem = match tokio::time::timeout(CONNECT, TcpStream::connect(host)).await {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.to_string()),
+        Err(_) => Some(format!("no answer within {} s", CONNECT.as_secs())),
+    };
+    let (state, message) = match problem {
+        None => (State::Active, format!("{address} accepts connections")),
+        Some(problem) => (
+            State::Failed,
+            format!(
+                "{address}: {problem}; usage is kept in the spool and sent later. Start the \
+                 collector, or correct collector.address"
+            ),
+        ),
+    };
+    Part { name: "collector", state, message }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for part in &self.parts {
+            let state = match part.state {
+                State::Active => "ok",
+                State::Disabled => "off",
+                State::Failed => "MISSING",
+            };
+            writeln!(f, "{state:<8} {:<12} {}", part.name, part.message)?;
+        }
+        for library in &self.libraries {
+            writeln!(
+                f,
+                "\n{}: {} of {} functions hooked{}",
+                library.path,
+                library.attached,
+                library.wanted,
+                library.error.as_ref().map(|it| format!(": {it}")).unwrap_or_default()
+            )?;
+            for hook in &library.hooks {
+                let place =
+                    hook.offset.map_or_else(|| "-".to_owned(), |offset| format!("+{offset}"));
+                writeln!(f, "  {:<32} {place:<5} {}", hook.symbol, hook.reason)?;
+            }
+        }
+        Ok(())
+    }
+}

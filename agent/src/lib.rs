@@ -11,6 +11,9 @@ pub mod attribution;
 pub mod classify;
 
 pub mod accounting;
+pub mod totals;
+
+pub mod pipeline;
 pub mod record;
 pub mod spool;
 pub mod uplink;
@@ -20,3 +23,4 @@ pub mod doctor;
 pub mod health;
 pub mod metrics;
 pub mod run;
+pub mod status;

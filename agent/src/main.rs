@@ -1,2 +1,129 @@
-//! Placeholder.
-fn main() {}
+//! `gleaner-agent`: reads its configuration, then runs, or says what it can see here.
+
+use std::io::IsTerminal as _;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use agent::config::{Config, RawConfig};
+use agent::run::RunError;
+use clap::{Parser, Subcommand};
+
+/// The node agent of gleaner: attributes every GPU nanosecond of this node to a tenant.
+#[derive(Debug, Parser)]
+#[command(name = "gleaner-agent", version)]
+struct Arguments {
+    /// Configuration file; without one the embedded defaults hold.
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run (the default).
+    Run,
+    /// Say what can and cannot be seen here, and what each missing thing costs.
+    Doctor {
+        /// One JSON object instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Check the configuration.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigAction {
+    /// Read the file, check every value, start nothing.
+    Validate,
+    /// Print the configuration with every default filled in.
+    Print,
+}
+
+/// Exit codes of sysexits.h, so that a supervisor can tell a typing error from a full disk.
+mod exit {
+    pub(crate) const USAGE: u8 = 64;
+    pub(crate) const UNAVAILABLE: u8 = 69;
+    pub(crate) const IO: u8 = 74;
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    init_logging(&arguments);
+    let raw = match RawConfig::load(arguments.config.as_deref()) {
+        Ok(raw) => raw,
+        Err(error) => return fail(exit::USAGE, &error),
+    };
+    if let Some(Command::Config { action: ConfigAction::Print }) = &arguments.command {
+        return print(&toml::to_string(&raw).expect("the configuration is a TOML table"));
+    }
+    let config = match raw.parse() {
+        Ok(config) => config,
+        Err(error) => return fail(exit::USAGE, &error),
+    };
+    match arguments.command.unwrap_or(Command::Run) {
+        Command::Run => run(config),
+        Command::Doctor { json } => doctor(&config, json),
+        Command::Config { .. } => print("the configuration is valid\n"),
+    }
+}
+
+fn run(config: Config) -> ExitCode {
+    match runtime().block_on(agent::run::run(config)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error @ RunError::Listen { .. }) => fail(exit::UNAVAILABLE, &error),
+        Err(error) => fail(exit::IO, &error),
+    }
+}
+
+fn doctor(config: &Config, json: bool) -> ExitCode {
+    let report = runtime().block_on(agent::doctor::examine(config));
+    let text = if json {
+        serde_json::to_string_pretty(&report).expect("a report is plain data") + "\n"
+    } else {
+        report.to_string()
+    };
+    print(&text)
+}
+
+/// One thread is enough: the sources that can block have threads of their own.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("the kernel offers epoll and eventfd")
+}
+
+/// A report says itself what it found: `doctor` logs only what it cannot say.
+fn init_logging(arguments: &Arguments) {
+    let level =
+        if matches!(arguments.command, Some(Command::Doctor { .. })) { "error" } else { "info" };
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a program that does not start")]
+fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
+    eprintln!("gleaner-agent: {error}");
+    ExitCode::from(code)
+}
+
+/// A reader that went away is not an error: `doctor | head`.
+fn print(text: &str) -> ExitCode {
+    use std::io::Write as _;
+    match std::io::stdout().write_all(text.as_bytes()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(error) => fail(exit::IO, &error),
+    }
+}

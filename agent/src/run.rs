@@ -1,1 +1,247 @@
-//! Placeholder.
+//! The agent's one loop: read, think, hand on. Owns every task and the order of the shutdown.
+//!
+//! A tick reads every source; a process event (an exit, a new CUDA process, a first launch after a
+//! silence) reads them at once, so that a class change does not wait for the tick.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use proto::telemetry::v1::{LiveUpdate, NodeIdentity};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tracing::{info, warn};
+
+use crate::admin::{self, Published};
+use crate::classify::Policy;
+use crate::clock;
+use crate::config::Config;
+use crate::health;
+use crate::metrics::{Own, Snapshot};
+use crate::pipeline::Pipeline;
+use crate::samplers::sources::Sources;
+use crate::spool::{Spool, SpoolError, SpoolStatus};
+use crate::status::{self, Status};
+use crate::uplink::link::LinkState;
+use crate::uplink::{self, UplinkConfig, UplinkError};
+
+/// How long the last records may take to reach the collector when the agent stops. What does not
+/// make it stays in the spool.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// How long the disk may take for the last commit.
+const CLOSE: Duration = Duration::from_secs(2);
+
+/// Process events closer together than this are read as one: a node that starts a hundred
+/// processes is read some times, not a hundred.
+const EVENT_PAUSE: Duration = Duration::from_millis(20);
+
+/// Why the agent stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error(
+        "cannot listen on {address} (http.listen): {source}; nothing was attached or sent. \
+         Another agent may be running: stop it, or set http.listen to a free port"
+    )]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("{0}")]
+    Spool(#[from] SpoolError),
+    #[error("{0}; nothing was attached or sent")]
+    Uplink(#[from] UplinkError),
+    #[error(
+        "cannot read the kernel's boot id: {0}; nothing was attached or sent. Set proc_root to where the host's /proc is mounted"
+    )]
+    BootId(std::io::Error),
+    #[error("cannot wait for signals: {0}; nothing was attached or sent")]
+    Signal(std::io::Error),
+}
+
+/// Runs until SIGINT or SIGTERM.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let mut signals = Signals::listen().map_err(RunError::Signal)?;
+    let listener = TcpListener::bind(config.http_listen)
+        .await
+        .map_err(|source| RunError::Listen { address: config.http_listen, source })?;
+    let mut agent = Agent::start(config)?;
+    agent.serve(listener);
+    agent.watch(&mut signals).await;
+    agent.stop().await;
+    Ok(())
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    async fn received(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Everything that runs, and what passes between the parts.
+struct Agent {
+    config: Config,
+    identity: NodeIdentity,
+    sources: Sources,
+    pipeline: Pipeline,
+    spool: Spool,
+    spool_status: watch::Receiver<SpoolStatus>,
+    own: Own,
+    published: watch::Sender<Option<Arc<Published>>>,
+    live: watch::Sender<Option<LiveUpdate>>,
+    link: watch::Receiver<LinkState>,
+    stopping: watch::Sender<bool>,
+    tasks: JoinSet<()>,
+}
+
+// === impl Agent ===
+
+impl Agent {
+    fn start(config: Config) -> Result<Self, RunError> {
+        let boot_id = clock::boot_id(&config.proc_root).map_err(RunError::BootId)?;
+        let identity = NodeIdentity {
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            boot_id,
+            agent_version: env!("CARGO_PKG_VERSION").to_owned(),
+        };
+        let uplink = match &config.collector {
+            Some(address) => Some(UplinkConfig::new(address, identity.clone())?),
+            None => None,
+        };
+        let spool = Spool::open(&config.spool, &identity.boot_id)?;
+        let (live, live_out) = watch::channel(None);
+        let (link_in, link) = watch::channel(LinkState::unconnected("no collector was tried yet"));
+        let (stopping, stop) = watch::channel(false);
+        let mut tasks = JoinSet::new();
+        if let Some(uplink) = uplink {
+            tasks.spawn(uplink::run(uplink, spool.handle(), live_out, link_in, stop));
+        }
+        Ok(Self {
+            sources: Sources::start(&config),
+            pipeline: Pipeline::new(Policy::new(config.allocations), config.tile),
+            own: Own::register(),
+            published: watch::channel(None).0,
+            config,
+            identity,
+            spool_status: spool.handle().status(),
+            spool,
+            live,
+            link,
+            stopping,
+            tasks,
+        })
+    }
+
+    fn serve(&mut self, listener: TcpListener) {
+        let mut stop = self.stopping.subscribe();
+        let router = admin::router(self.published.subscribe(), self.own.clone());
+        self.tasks.spawn(async move {
+            let stopped = async move { drop(stop.wait_for(|it| *it).await) };
+            let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+            if let Err(error) = served {
+                warn!("the HTTP port failed: {error}; metering and delivery go on");
+            }
+        });
+    }
+
+    async fn watch(&mut self, signals: &mut Signals) {
+        let mut ticker = tokio::time::interval(self.config.tick);
+        ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let cause = tokio::select! {
+                () = signals.received() => return,
+                _ = ticker.tick() => "tick",
+                () = self.sources.cuda.changed() => {
+                    tokio::time::sleep(EVENT_PAUSE).await;
+                    "event"
+                }
+            };
+            self.read(cause).await;
+        }
+    }
+
+    async fn read(&mut self, cause: &str) {
+        let at = clock::boot();
+        let readings = self.sources.read(at).await;
+        let records = self.pipeline.step(readings, self.spool.positions());
+        self.own.readings.with_label_values(&[cause]).inc();
+        self.own.records.inc_by(records.len() as u64);
+        self.spool.handle().append(records);
+        self.publish();
+        self.own
+            .reading_seconds
+            .observe(Duration::from_nanos(clock::boot().since(at)).as_secs_f64());
+    }
+
+    fn publish(&mut self) {
+        let Some(seen) = self.pipeline.observation() else { return };
+        let spool = self.spool_status.borrow().clone();
+        let link = self.link.borrow().clone();
+        let live = uplink::encode::live_update(
+            &self.identity,
+            seen,
+            self.pipeline.since(),
+            spool.open.as_ref().map_or(spool.held_records, |it| it.unsent_records),
+            clock::real_ns(),
+        );
+        self.own.set_delivery(&spool, &link);
+        let parts = vec![
+            health::of_nvml(&seen.readings.nvml),
+            health::of_tracing(&seen.readings.cuda.tracing, self.config.cuda.enabled),
+            health::of_spool(&spool),
+            health::of_link(&link, self.config.collector.as_deref()),
+        ];
+        let status = Status {
+            version: env!("CARGO_PKG_VERSION"),
+            cluster: self.identity.cluster.clone(),
+            node: self.identity.node.clone(),
+            boot_id: self.identity.boot_id.clone(),
+            parts,
+            devices: status::devices(seen, self.pipeline.since()),
+            libraries: status::libraries(&self.sources.cuda.coverage()),
+        };
+        let snapshot = Snapshot {
+            node: self.identity.node.clone(),
+            live: live.clone(),
+            totals: self.pipeline.totals(seen.readings.at),
+        };
+        self.live.send_replace(Some(live));
+        self.published.send_replace(Some(Arc::new(Published { status, snapshot })));
+    }
+
+    /// Last records first, then the network, then the kernel: nothing measured is lost, and nothing
+    /// stays attached.
+    async fn stop(mut self) {
+        let records = self.pipeline.finish(clock::boot());
+        self.spool.handle().append(records);
+        self.stopping.send_replace(true);
+        let drained = tokio::time::timeout(FLUSH * 2, async {
+            while self.tasks.join_next().await.is_some() {}
+        });
+        if drained.await.is_err() {
+            warn!("the collector did not take the last records in time; they are in the spool");
+        }
+        self.tasks.shutdown().await;
+        if !self.spool.close(CLOSE).await {
+            warn!("the spool could not be closed in time: its last second may be unobserved");
+        }
+        self.sources.stop();
+        info!("stopped: all hooks are detached, what was not sent is in the spool");
+    }
+}

@@ -61,6 +61,11 @@ impl CudaMeter {
         }
     }
 
+    /// What was counted since the last `close`.
+    pub fn open(&self) -> impl Iterator<Item = (&Holder, &CudaCounts)> {
+        self.open.iter().map(|(holder, open)| (holder, &open.counts))
+    }
+
     /// Whether something was counted, and the open span is at least `length` long.
     #[must_use]
     pub fn is_due(&self, at: BootNs, length: Duration) -> bool {

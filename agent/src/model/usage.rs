@@ -165,6 +165,18 @@ impl Reason {
     }
 }
 
+impl Method {
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Exclusive => "exclusive",
+            Self::Measured => "measured",
+            Self::LaunchWeighted => "launch_weighted",
+            Self::EqualSplit => "equal_split",
+        }
+    }
+}
+
 impl Class {
     #[must_use]
     pub fn as_str(self) -> &'static str {

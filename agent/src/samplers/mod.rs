@@ -4,3 +4,4 @@ pub mod cuda;
 pub mod holders;
 pub mod nvml;
 pub mod process;
+pub mod sources;

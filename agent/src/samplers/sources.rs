@@ -1,0 +1,70 @@
+//! Every source of the agent, read together into one `Readings`.
+//!
+//! A struct with one field per sampler is the registry. What happens between the answers (which
+//! process is which, who holds it) is joined here; what they mean is not.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::config::Config;
+use crate::model::ids::{Holder, ProcessId};
+use crate::model::readings::{CudaReadings, NvmlReadings, Readings};
+use crate::model::units::BootNs;
+use crate::samplers::cuda::Tracer;
+use crate::samplers::holders::Resolver;
+use crate::samplers::nvml::{self, Sampler};
+
+#[derive(Debug)]
+pub struct Sources {
+    pub nvml: Sampler,
+    pub cuda: Tracer,
+    pub holders: Resolver,
+}
+
+impl Sources {
+    /// Never fails: a source that is missing says so in its readings.
+    #[must_use]
+    pub fn start(config: &Config) -> Self {
+        Self {
+            nvml: Sampler::start(&config.nvml),
+            cuda: Tracer::start(&config.cuda, &config.proc_root),
+            holders: Resolver::new(&config.proc_root),
+        }
+    }
+
+    pub async fn read(&mut self, at: BootNs) -> Readings {
+        let mut nvml = self.nvml.read(at).await;
+        nvml::fill_processes(&mut nvml, |tgid| self.holders.process_id(tgid));
+        self.cuda.track(&listed(&nvml));
+        let cuda = self.cuda.read(at);
+        let holders = self.resolve(&nvml, &cuda);
+        Readings { at, nvml, cuda, holders }
+    }
+
+    /// Detaches from the kernel.
+    pub fn stop(self) {
+        self.cuda.stop();
+    }
+
+    fn resolve(&mut self, nvml: &NvmlReadings, cuda: &CudaReadings) -> BTreeMap<ProcessId, Holder> {
+        let mut uids: BTreeMap<ProcessId, Option<u32>> =
+            processes(nvml).filter_map(|it| it.process).map(|it| (it, None)).collect();
+        uids.extend(cuda.processes.iter().map(|(id, it)| (*id, Some(it.uid))));
+        let live: BTreeSet<ProcessId> = uids.keys().copied().collect();
+        self.holders.retain(&live);
+        uids.into_iter()
+            .filter_map(|(process, uid)| Some((process, self.holders.resolve(process, uid)?)))
+            .collect()
+    }
+}
+
+fn listed(nvml: &NvmlReadings) -> BTreeSet<u32> {
+    processes(nvml).map(|it| it.tgid).collect()
+}
+
+fn processes(nvml: &NvmlReadings) -> impl Iterator<Item = &crate::model::readings::ProcessReading> {
+    nvml.devices
+        .values()
+        .flat_map(|device| &device.instances)
+        .filter_map(|instance| instance.processes.as_ref())
+        .flatten()
+}
