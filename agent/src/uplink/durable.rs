@@ -19,10 +19,10 @@ use tracing::debug;
 
 use super::backoff::Backoff;
 use super::link::Link;
-use super::session::{Answer, End, Session, Standing, Want, Welcomed};
+use super::session::{Answer, BATCH_BYTES, End, Session, Standing, Want, Welcomed};
 use super::{FINISH_WITHIN, Lane, stopped};
 use crate::clock;
-use crate::spool::{self, OpenSpool, SpoolError, SpoolHandle, SpoolId, SpoolStatus};
+use crate::spool::{self, OpenSpool, SpoolError, SpoolHandle, SpoolStatus};
 
 /// How long to wait for a spool that could not be read; it says itself what is wrong.
 const SPOOL_RETRY: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ pub(super) struct Deliverer {
     spool: SpoolHandle,
     link: Link,
     backoff: Backoff,
-    /// The sequence of the last Hello.
-    greeted: SpoolId,
+    /// Of a batch; less after a collector found one too large.
+    most_bytes: u32,
 }
 
 /// An open stream and what was agreed on it.
@@ -63,7 +63,8 @@ enum Event {
 impl Deliverer {
     pub(super) fn new(lane: Lane, identity: NodeIdentity, spool: SpoolHandle, link: Link) -> Self {
         let backoff = Backoff::new(lane.pace.retry, fastrand::Rng::new());
-        Self { lane, identity, spool, link, backoff, greeted: SpoolId::default() }
+        let most_bytes = *BATCH_BYTES.end();
+        Self { lane, identity, spool, link, backoff, most_bytes }
     }
 
     pub(super) async fn run(mut self) {
@@ -111,7 +112,6 @@ impl Deliverer {
     /// of the node.
     async fn hello(&mut self) -> (Hello, OpenSpool) {
         let spooled = opened(&mut self.spool.status()).await;
-        self.greeted = spooled.spool_id;
         let read = self.lane.live.wait_for(Option::is_some).await;
         let Ok(device_uuids) = read.map(|it| it.as_ref().map(devices).unwrap_or_default()) else {
             // Whoever reads the devices is gone: the agent is about to stop.
@@ -143,12 +143,12 @@ impl Deliverer {
 
     /// Brings the spool to where the ledger stands.
     async fn enter(&mut self, spooled: &OpenSpool, welcome: Welcome) -> Result<Session, End> {
-        let Welcomed { session, standing } = Session::open(spooled, welcome)?;
+        let Welcomed { session, standing } = Session::open(spooled, welcome, self.most_bytes)?;
         self.link.connected(session.ledger_id(), standing, self.waiting());
         let known = session.acked_through();
         if let Standing::Ahead { .. } = standing {
             let why = "the ledger has records of this one that it does not have".to_owned();
-            return Err(End::Renumber { after: known, why });
+            return Err(session.renumber(why));
         }
         if known < spooled.acked_through {
             self.go_back(&session).await?;
@@ -166,13 +166,10 @@ impl Deliverer {
             self.spool.went_back(session.spool_id(), cursor, session.ledger_id().to_vec()).await;
         match gone.map_err(|it| End::Spool(it.to_string()))? {
             0 => Ok(()),
-            gone => Err(End::Renumber {
-                after: cursor,
-                why: format!(
-                    "the ledger lost {gone} records that are no longer here and will show their \
-                     time as missing"
-                ),
-            }),
+            gone => Err(session.renumber(format!(
+                "the ledger lost {gone} records that are no longer here and will show their time \
+                 as missing"
+            ))),
         }
     }
 
@@ -278,17 +275,23 @@ impl Deliverer {
 
     /// Does what an end asks for before the next attempt, and gives the least time until it; `None`
     /// when there shall be none.
-    async fn settle(&self, end: End) -> Option<Duration> {
+    async fn settle(&mut self, end: End) -> Option<Duration> {
         match end {
             End::Finished => None,
             End::Lost(_) | End::Violation(_) | End::Spool(_) => Some(Duration::ZERO),
-            End::Rejected(it) if it.code == Code::StaleEpoch => {
-                Some(it.retry_after.max(self.lane.pace.fenced))
+            End::Rejected(it) => {
+                let least = match it.code {
+                    Code::StaleEpoch => self.lane.pace.fenced,
+                    _ => Duration::ZERO,
+                };
+                if it.code == Code::TooLarge {
+                    self.most_bytes = (self.most_bytes / 2).max(*BATCH_BYTES.start());
+                }
+                Some(it.retry_after.max(least))
             }
-            End::Rejected(it) => Some(it.retry_after),
-            End::Renumber { after, .. } => {
+            End::Renumber { spool_id, after, .. } => {
                 // The next session comes to the same end and asks again.
-                if let Err(error) = self.spool.renumber(self.greeted, after).await {
+                if let Err(error) = self.spool.renumber(spool_id, after).await {
                     debug!("the spool cannot begin a new sequence now: {error}");
                 }
                 Some(Duration::ZERO)

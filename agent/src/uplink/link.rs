@@ -257,7 +257,8 @@ mod tests {
     use proto::telemetry::v1::reject::Code;
     use tokio::sync::watch;
 
-    use super::{Link, LinkState, SHOWN_CHARS, shown};
+    use super::{Kind, Link, LinkState, SHOWN_CHARS, shown};
+    use crate::spool::SpoolId;
     use crate::uplink::session::{End, Refusal, Standing};
 
     proptest! {
@@ -309,6 +310,20 @@ mod tests {
     }
 
     #[test]
+    fn a_session_after_a_refusal_is_news_once_it_takes_a_record() {
+        let (sender, _state) = watch::channel(LinkState::unconnected(""));
+        let mut link = Link::new("http://c:1".to_owned(), sender);
+        let said = |link: &Link| matches!(link.said, Some(Kind::Connected(_)));
+        link.connected(&[1], Standing::Whole, 0);
+        assert!(said(&link));
+        link.ended(&End::Violation("odd".to_owned()), 0);
+        link.connected(&[1], Standing::Whole, 0);
+        assert!(!said(&link));
+        link.acked(1);
+        assert!(said(&link));
+    }
+
+    #[test]
     fn a_state_is_news_once() {
         let (sender, _state) = watch::channel(LinkState::unconnected(""));
         let mut link = Link::new("http://c:1".to_owned(), sender);
@@ -319,7 +334,7 @@ mod tests {
         };
         assert!(news(&lost("refused")));
         assert!(!news(&lost("timed out")));
-        assert!(news(&End::Renumber { after: 0, why: "x".to_owned() }));
+        assert!(news(&End::Renumber { spool_id: SpoolId::default(), after: 0, why: "x".to_owned() }));
         assert!(news(&lost("refused")));
     }
 }

@@ -15,7 +15,7 @@ use crate::spool::{self, BatchLimits, OpenSpool, SpoolId};
 /// Records in one batch, at most.
 const BATCH_RECORDS: u32 = 4_096;
 /// Bytes of one batch. The collector can narrow it, and not so far that a record does not fit.
-const BATCH_BYTES: RangeInclusive<u32> = 64 * 1024..=1024 * 1024;
+pub(super) const BATCH_BYTES: RangeInclusive<u32> = 64 * 1024..=1024 * 1024;
 /// Batches without an answer: what is sent twice after a lost connection.
 const IN_FLIGHT: RangeInclusive<u32> = 1..=8;
 /// A collector cannot keep an agent away for longer than this.
@@ -121,15 +121,19 @@ pub(super) struct Refusal {
 // === impl Session ===
 
 impl Session {
-    /// `spool` is what the Hello said.
-    pub(super) fn open(spool: &OpenSpool, welcome: Welcome) -> Result<Welcomed, End> {
+    /// `spool` is what the Hello said; no batch has more than `most_bytes`.
+    pub(super) fn open(
+        spool: &OpenSpool,
+        welcome: Welcome,
+        most_bytes: u32,
+    ) -> Result<Welcomed, End> {
         let Welcome { ledger_id, epoch, cursor, limits } = welcome;
         if ledger_id.is_empty() || ledger_id.len() > LEDGER_ID_BYTES {
             return Err(End::Violation(format!("its ledger's id has {} bytes", ledger_id.len())));
         }
         let standing = Standing::of(spool, &ledger_id, cursor);
         let asked = limits.unwrap_or_default();
-        let bytes = narrowed(asked.max_batch_bytes, BATCH_BYTES);
+        let bytes = narrowed(asked.max_batch_bytes, *BATCH_BYTES.start()..=most_bytes);
         let in_flight_most = narrowed(asked.max_in_flight, IN_FLIGHT);
         let known = cursor.min(spool.sealed_through);
         let session = Self {
@@ -157,6 +161,11 @@ impl Session {
 
     pub(super) fn acked_through(&self) -> u64 {
         self.acked_through
+    }
+
+    /// The end after which the records that the ledger does not have get new numbers.
+    pub(super) fn renumber(&self, why: String) -> End {
+        End::Renumber { spool_id: self.spool_id, after: self.acked_through, why }
     }
 
     /// A batch has no answer yet.
@@ -192,7 +201,7 @@ impl Session {
         if self.is_waiting() {
             End::Spool(why)
         } else {
-            End::Renumber { after: self.acked_through, why }
+            self.renumber(why)
         }
     }
 

@@ -8,8 +8,8 @@ use proto::telemetry::v1::{Ack, Batch, Limits, Reject, Resume, SealedRecord, Wel
 
 use super::deliver_response::Message;
 use super::{
-    Answer, BatchLimits, Code, End, MOST_RETRY_AFTER, OpenSpool, Refusal, Session, SpoolId,
-    Standing, Want,
+    Answer, BATCH_BYTES, BatchLimits, Code, End, MOST_RETRY_AFTER, OpenSpool, Refusal, Session,
+    SpoolId, Standing, Want, Welcomed,
 };
 use crate::spool;
 
@@ -32,9 +32,13 @@ fn welcome(cursor: u64) -> Welcome {
     Welcome { ledger_id: LEDGER.to_vec(), epoch: 3, cursor, limits: None }
 }
 
+fn open(spool: &OpenSpool, welcome: Welcome) -> Result<Welcomed, End> {
+    Session::open(spool, welcome, *BATCH_BYTES.end())
+}
+
 /// A session of a spool with ten records, of which the collector has `cursor`.
 fn session(cursor: u64) -> Session {
-    Session::open(&spool(10, cursor), welcome(cursor)).unwrap().session
+    open(&spool(10, cursor), welcome(cursor)).unwrap().session
 }
 
 /// Records whose content is their number.
@@ -67,7 +71,7 @@ fn wanted(session: &Session) -> Option<u64> {
 // === Welcome ===
 
 fn check_welcome(spool: &OpenSpool, welcome: Welcome, standing: Standing, from: u64) {
-    let it = Session::open(spool, welcome).unwrap();
+    let it = open(spool, welcome).unwrap();
     assert_eq!((it.standing, wanted(&it.session)), (standing, Some(from)));
     assert_eq!(it.session.acked_through(), from - 1);
 }
@@ -89,19 +93,21 @@ fn a_welcome_says_where_the_ledger_stands() {
 #[test]
 fn a_ledger_without_a_usable_id_is_refused() {
     for (ledger_id, text) in [(vec![], "has 0 bytes"), (vec![1; 65], "has 65 bytes")] {
-        let end = Session::open(&spool(0, 0), Welcome { ledger_id, ..welcome(0) });
+        let end = open(&spool(0, 0), Welcome { ledger_id, ..welcome(0) });
         assert_eq!(end, Err(End::Violation(format!("its ledger's id {text}"))));
     }
 }
 
 fn check_limits(max_batch_bytes: u32, max_in_flight: u32, bytes: u64, batches: u64) {
     let limits = Some(Limits { max_batch_bytes, max_in_flight });
-    let welcomed = Session::open(&spool(100, 0), Welcome { limits, ..welcome(0) });
+    let welcomed = open(&spool(100, 0), Welcome { limits, ..welcome(0) });
     let mut session = welcomed.unwrap().session;
     let limits = BatchLimits { records: 4_096, bytes };
     assert_eq!(session.want(), Some(Want { from: 1, limits }));
-    while let Some(Want { from, .. }) = session.want() {
-        send(&mut session, from..=from);
+    for seq in 1..=100 {
+        if session.want().is_some() {
+            send(&mut session, seq..=seq);
+        }
     }
     assert_eq!(session.sent_through, batches);
 }
@@ -195,7 +201,7 @@ fn numbers_that_are_taken_begin_a_new_sequence() {
     let mut session = session(4);
     send(&mut session, 5..=6);
     let why = "the collector has other records under its numbers: seq 5 twice".to_owned();
-    let renumber = End::Renumber { after: 4, why };
+    let renumber = End::Renumber { spool_id: SPOOL, after: 4, why };
     assert_eq!(session.receive(Some(Message::Reject(reject))), Err(renumber));
 }
 
@@ -213,7 +219,7 @@ fn a_hole_in_the_spool_begins_a_new_sequence_when_it_is_known_where() {
     let why = || "it gave record 9 instead of 7".to_owned();
     assert_eq!(session.batch(picked(9..=10)), Err(End::Spool(why())));
     session.receive(ack(6)).unwrap();
-    let renumber = End::Renumber { after: 6, why: why() };
+    let renumber = End::Renumber { spool_id: SPOOL, after: 6, why: why() };
     assert_eq!(session.batch(picked(9..=10)), Err(renumber));
 }
 
@@ -304,7 +310,7 @@ impl Collector {
 impl World {
     fn new(limit: u32) -> Self {
         let collector = Collector::default();
-        let session = Session::open(&spool(0, 0), welcome(0)).unwrap().session;
+        let session = open(&spool(0, 0), welcome(0)).unwrap().session;
         let outbox = VecDeque::new();
         let mut world =
             Self { limit, appended: 0, sealed: 0, acked: 0, session, outbox, collector };
@@ -318,7 +324,7 @@ impl World {
         self.outbox.clear();
         let limits = Some(Limits { max_batch_bytes: 0, max_in_flight: self.limit });
         let welcome = Welcome { limits, ..welcome(self.collector.committed) };
-        let welcomed = Session::open(&spool(self.sealed, self.acked), welcome).unwrap();
+        let welcomed = open(&spool(self.sealed, self.acked), welcome).unwrap();
         assert_eq!(welcomed.standing, Standing::Whole);
         self.session = welcomed.session;
         self.acked = self.session.acked_through();
