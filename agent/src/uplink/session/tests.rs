@@ -153,6 +153,15 @@ fn a_resume_rewinds_once_however_often_it_is_repeated() {
 }
 
 #[test]
+fn a_collector_that_has_more_than_it_asked_for_is_believed() {
+    let mut session = session(4);
+    send(&mut session, 5..=8);
+    assert_eq!(session.receive(resume(6)), Ok(Answer::Rewound { next: 6 }));
+    assert_eq!(session.receive(ack(8)), Ok(Answer::Acked { through: 8, records: 4 }));
+    assert_eq!(wanted(&session), Some(9));
+}
+
+#[test]
 fn after_progress_the_same_may_be_asked_again() {
     let mut session = session(4);
     send(&mut session, 5..=6);
@@ -350,7 +359,8 @@ impl World {
                 assert_eq!(through, self.acked + records);
                 self.acked = through;
             }
-            Ok(Answer::Rewound { .. } | Answer::Known) => {}
+            Ok(Answer::Rewound { next }) => assert_eq!(wanted(&self.session), Some(next)),
+            Ok(Answer::Known) => {}
             Err(End::Violation(text)) if text.ends_with(" again") => self.connect(),
             Err(end) => panic!("the collector did nothing wrong: {end:?}"),
         }
