@@ -334,7 +334,11 @@ mod tests {
         };
         assert!(news(&lost("refused")));
         assert!(!news(&lost("timed out")));
-        assert!(news(&End::Renumber { spool_id: SpoolId::default(), after: 0, why: "x".to_owned() }));
+        assert!(news(&End::Renumber {
+            spool_id: SpoolId::default(),
+            after: 0,
+            why: "x".to_owned()
+        }));
         assert!(news(&lost("refused")));
     }
 }

@@ -104,6 +104,7 @@ pub(super) enum End {
     /// The numbers of spool and ledger can no longer be joined: the spool begins a new sequence with
     /// the records after this one.
     Renumber {
+        spool_id: SpoolId,
         after: u64,
         why: String,
     },
@@ -198,11 +199,7 @@ impl Session {
     /// not known which records it has, so that the numbers are kept until the next Welcome says it.
     fn hole(&self, given: u64) -> End {
         let why = format!("it gave record {given} instead of {}", self.sent_through + 1);
-        if self.is_waiting() {
-            End::Spool(why)
-        } else {
-            self.renumber(why)
-        }
+        if self.is_waiting() { End::Spool(why) } else { self.renumber(why) }
     }
 
     pub(super) fn receive(
@@ -223,13 +220,12 @@ impl Session {
     fn rejected(&self, reject: Reject) -> End {
         match reject.code() {
             // Under new numbers no record can be taken for another one.
-            Code::SequenceReuse => End::Renumber {
-                after: self.acked_through,
-                why: format!(
-                    "the collector has other records under its numbers: {}",
-                    reject.reason
-                ),
-            },
+            Code::SequenceReuse => {
+                let reason = reject.reason;
+                self.renumber(format!(
+                    "the collector has other records under its numbers: {reason}"
+                ))
+            }
             _ => End::refused(reject),
         }
     }
