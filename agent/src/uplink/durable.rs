@@ -18,7 +18,7 @@ use tonic::{Status, Streaming};
 use tracing::debug;
 
 use super::backoff::Backoff;
-use super::link::Link;
+use super::link::{Kept, Link};
 use super::session::{Answer, BATCH_BYTES, End, Session, Standing, Want, Welcomed};
 use super::{FINISH_WITHIN, Lane, stopped};
 use crate::clock;
@@ -78,7 +78,7 @@ impl Deliverer {
                 Ok(stream) => self.converse(stream).await,
                 Err(end) => end,
             };
-            self.link.ended(&end, self.waiting());
+            self.link.ended(&end, &Kept::of(&self.spool.status().borrow()));
             let Some(least) = self.settle(end).await else { return };
             tokio::select! {
                 () = stopped(&mut shutdown) => return,
@@ -111,12 +111,12 @@ impl Deliverer {
     /// Waits for a spool and for the first readings: a Hello without devices would release every card
     /// of the node.
     async fn hello(&mut self) -> (Hello, OpenSpool) {
-        let spooled = opened(&mut self.spool.status()).await;
         let read = self.lane.live.wait_for(Option::is_some).await;
         let Ok(device_uuids) = read.map(|it| it.as_ref().map(devices).unwrap_or_default()) else {
             // Whoever reads the devices is gone: the agent is about to stop.
             return future::pending().await;
         };
+        let spooled = opened(&mut self.spool.status()).await;
         let hello = Hello {
             node: Some(self.identity.clone()),
             spool_id: spooled.spool_id.0.to_vec(),
@@ -141,18 +141,20 @@ impl Deliverer {
         }
     }
 
-    /// Brings the spool to where the ledger stands.
+    /// Brings the spool to where the ledger stands, and has it note which ledger that is.
     async fn enter(&mut self, spooled: &OpenSpool, welcome: Welcome) -> Result<Session, End> {
         let Welcomed { session, standing } = Session::open(spooled, welcome, self.most_bytes)?;
-        self.link.connected(session.ledger_id(), standing, self.waiting());
+        let waiting = Kept::of(&self.spool.status().borrow()).records;
+        self.link.connected(session.ledger_id(), standing, waiting);
         let known = session.acked_through();
+        let is_new = matches!(standing, Standing::New { .. });
         if let Standing::Ahead { .. } = standing {
-            let why = "the ledger has records of this one that it does not have".to_owned();
+            let why = "the ledger has records of the old one that are not here".to_owned();
             return Err(session.renumber(why));
         }
         if known < spooled.acked_through {
             self.go_back(&session).await?;
-        } else if known > spooled.acked_through {
+        } else if known > spooled.acked_through || is_new {
             self.acked(&session, known).await;
         }
         Ok(session)
@@ -297,13 +299,6 @@ impl Deliverer {
                 Some(Duration::ZERO)
             }
         }
-    }
-
-    /// Records that no collector has acknowledged.
-    fn waiting(&self) -> u64 {
-        let status = self.spool.status();
-        let status = status.borrow();
-        status.held_records + status.open.as_ref().map_or(0, |it| it.unsent_records)
     }
 }
 

@@ -24,6 +24,11 @@ const SAID_AFTER: u32 = 3;
 pub(super) async fn run(mut lane: Lane, mut welcomes: watch::Receiver<LinkState>) {
     let mut backoff = Backoff::new(lane.pace.retry, fastrand::Rng::new());
     let mut failures = Failures::default();
+    // A collector ends a stream that says nothing.
+    tokio::select! {
+        () = stopped(&mut lane.shutdown) => return,
+        first = lane.live.wait_for(Option::is_some) => drop(first),
+    }
     loop {
         let begun = clock::boot();
         let Some(end) = stream(&mut lane).await else { return };
