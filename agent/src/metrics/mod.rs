@@ -5,6 +5,7 @@ pub mod own;
 mod parts;
 
 use proto::exposition::{Labels, Text};
+use proto::names;
 use proto::series;
 use proto::telemetry::v1::{CudaCounts, LiveUpdate};
 
@@ -65,7 +66,7 @@ fn write_shares(text: &mut Text, snapshot: &Snapshot) {
 }
 
 fn labels_of(tenant: &Tenant) -> Labels {
-    series::labels_of(
+    names::labels_of(
         &tenant.tenant,
         tenant.namespace.as_deref(),
         tenant.pod.as_deref(),

@@ -10,6 +10,7 @@ mod tests;
 use std::collections::{BTreeMap, BTreeSet};
 
 use proto::exposition::{Family, Labels, Text};
+use proto::names;
 use proto::series;
 use proto::telemetry::v1::{Class, CopyCounts, CudaCounts, copy_counts::Direction};
 
@@ -88,7 +89,7 @@ pub fn write_fleet(text: &mut Text, fleet: &FleetSnapshot, now_ns: u64) {
     for (name, node) in &live {
         for it in node.instances() {
             let device = Labels::new([("node", name.as_str()), ("gpu_uuid", &it.device.gpu_uuid)]);
-            let labels = series::instance_labels(&device, it.instance);
+            let labels = names::instance_labels(&device, it.instance);
             text.sample(&labels, it.class_age_ns(now_ns).map(seconds));
         }
     }
@@ -99,7 +100,7 @@ pub fn write_fleet(text: &mut Text, fleet: &FleetSnapshot, now_ns: u64) {
 pub fn write_offers(text: &mut Text, open: &BTreeMap<Class, u32>) {
     text.family(OFFERS_OPEN);
     for class in OFFERED {
-        let labels = Labels::new([("class", series::class_name(class))]);
+        let labels = Labels::new([("class", names::class_name(class))]);
         text.count(&labels, Some(open.get(&class).copied().unwrap_or(0).into()));
     }
 }
@@ -227,7 +228,7 @@ impl<'a> Names<'a> {
 }
 
 fn tenant(labels: &TenantLabels) -> Labels {
-    series::labels_of(
+    names::labels_of(
         &labels.tenant,
         labels.namespace.as_deref(),
         labels.pod.as_deref(),
