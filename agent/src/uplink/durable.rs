@@ -368,12 +368,15 @@ fn devices(update: &LiveUpdate) -> Vec<String> {
     update.devices.iter().map(|it| it.gpu_uuid.clone()).collect()
 }
 
-/// With the causes that the transport gives, outermost first.
+/// With the causes that the transport gives, outermost first; it repeats itself.
 fn lost(status: &Status) -> End {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = status.source();
     while let Some(it) = cause {
-        text = format!("{text}: {it}");
+        let said = it.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = it.source();
     }
     End::Lost(text)

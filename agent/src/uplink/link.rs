@@ -107,11 +107,9 @@ impl Link {
     /// A session began; `waiting` records are in the spool.
     pub(super) fn connected(&mut self, ledger_id: &[u8], standing: Standing, waiting: u64) {
         let connection = Connection { ledger: hex::encode(ledger_id), standing };
-        let ledger = &connection.ledger;
-        let message =
-            format!("connected to {}, ledger {ledger}; {waiting} records to send", self.address);
+        let message = format!("connected to {}, ledger {}", self.address, connection.ledger);
         if matches!(self.said, None | Some(Kind::Connected(_) | Kind::Lost)) {
-            self.announce(connection, &message);
+            self.announce(connection, &format!("{message}; {waiting} records to send"));
         } else {
             self.unproven = Some(connection);
         }
@@ -325,7 +323,7 @@ mod tests {
 
         link.connected(&[0xab, 1], Standing::Whole, 7);
         assert!(state.borrow().connected);
-        assert_eq!(message(&state), "connected to http://c:1, ledger ab01; 7 records to send");
+        assert_eq!(message(&state), "connected to http://c:1, ledger ab01");
 
         link.ended(
             &End::Rejected(Refusal {
