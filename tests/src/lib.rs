@@ -5,13 +5,16 @@
 //! processes end, cgroups and folders go.
 
 pub mod artefacts;
+pub mod browser;
 pub mod cgroups;
 pub mod collector;
 pub mod daemon;
 pub mod node;
 pub mod ports;
+pub mod program;
 pub mod prometheus;
 pub mod scheduler;
 pub mod scrape;
 pub mod tenant;
+pub mod usage;
 pub mod wait;

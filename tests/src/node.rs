@@ -196,19 +196,22 @@ impl Node {
     /// `/status`.
     #[track_caller]
     pub fn status(&self) -> serde_json::Value {
-        let text = get(&self.url("/status")).expect("a running agent serves its status");
-        serde_json::from_str(&text).expect("the status is JSON")
+        self.ask_status().expect("a running agent serves its status")
     }
 
-    /// State and message of one part in `/status`: `nvml`, `tracing`, `spool`, `collector`.
+    /// Waits until one part in `/status` (`nvml`, `tracing`, `spool`, `collector`) has this state, and
+    /// gives its message.
     #[track_caller]
-    pub fn part(&self, name: &str) -> (String, String) {
-        let status = self.status();
-        let parts = status["parts"].as_array().expect("the status has parts");
-        let part = parts.iter().find(|it| it["name"] == name);
-        let part = part.unwrap_or_else(|| panic!("the status has no part {name}: {status}"));
-        let text = |key: &str| part[key].as_str().unwrap_or_default().to_owned();
-        (text("state"), text("message"))
+    pub fn until_part(&self, deadline: Duration, name: &str, state: &str) -> String {
+        eventually(deadline, &format!("{name} is {state}"), || {
+            let status = self.ask_status()?;
+            let (found, message) = part_of(&status, name);
+            check(found == state, || format!("it is {found}: {message}")).map(|()| message)
+        })
+    }
+
+    fn ask_status(&self) -> Result<serde_json::Value, String> {
+        serde_json::from_str(&get(&self.url("/status"))?).map_err(|error| error.to_string())
     }
 
     pub fn url(&self, path: &str) -> String {
@@ -276,6 +279,15 @@ impl Node {
     fn take_agent(&mut self) -> Daemon {
         self.agent.take().expect("the agent was started")
     }
+}
+
+#[track_caller]
+fn part_of(status: &serde_json::Value, name: &str) -> (String, String) {
+    let parts = status["parts"].as_array().expect("the status has parts");
+    let part = parts.iter().find(|it| it["name"] == name);
+    let part = part.unwrap_or_else(|| panic!("the status has no part {name}: {status}"));
+    let text = |key: &str| part[key].as_str().unwrap_or_default().to_owned();
+    (text("state"), text("message"))
 }
 
 /// Tenants of other users load the libraries and map the state.

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::wait::check;
+
 /// One scrape of `/metrics`.
 #[derive(Clone, Debug)]
 pub struct Scrape {
@@ -76,6 +78,14 @@ impl Scrape {
         let whole = |it: &Series| it.value.parse::<u64>().expect("a count is a whole number");
         let values: Vec<u64> = self.all(name, labels).map(whole).collect();
         (!values.is_empty()).then(|| values.iter().sum())
+    }
+
+    /// That a count is this, for `eventually`.
+    pub fn counts(&self, name: &str, labels: &[(&str, &str)], expected: u64) -> Result<(), String> {
+        let counted = self.count(name, labels);
+        check(counted == Some(expected), || {
+            format!("{name} {labels:?} is {counted:?}, expected {expected}")
+        })
     }
 
     /// As `sum`, of seconds, to the nanosecond.

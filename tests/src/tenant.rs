@@ -151,6 +151,12 @@ impl Truth {
             .sum()
     }
 
+    /// Calls that wait for the device.
+    pub fn synchronizations(&self) -> u64 {
+        let names = ["cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize"];
+        names.iter().map(|it| self.of(it).calls).sum()
+    }
+
     /// Bytes of all copies.
     pub fn copied_bytes(&self) -> u64 {
         self.0.iter().filter(|(name, _)| name.starts_with("cuMemcpy")).map(|(_, it)| it.bytes).sum()
