@@ -3,5 +3,13 @@
 //! One file per behaviour. Needs root for cgroups and for tracing; without it the tests fail and say
 //! so. The stand-ins themselves are tested in `stand_ins`.
 
+mod cause_and_effect;
+mod client;
+mod failures;
+mod ledger_once;
 mod nvml_sampler;
+mod offers;
+mod page;
+mod prometheus;
 mod stand_ins;
+mod trouble;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use gpu_state::node::Node as Driver;
 use tests::node::{Build, Setup};
+use tests::program::run;
 use tests::wait::{check, eventually};
 
 const SOON: Duration = Duration::from_secs(5);
@@ -86,9 +87,9 @@ fn two_processes_share_a_device_as_their_work_differs() {
 fn a_device_gives_no_more_memory_than_it_has() {
     let node = Setup::gpus(1).with(|it| it.scenario.gpus[0].memory_mib = 4_000).make();
     let _holder = node.tenant("holder", &["--memory-mib=2000", "--hold"]);
-    let refused = node.workload(&["--memory-mib=2000"]).output().unwrap();
-    let said = String::from_utf8_lossy(&refused.stderr);
-    assert!(said.contains("cuMemAlloc_v2 of 2097152000 bytes returned 2"), "{said}");
+    let refused = run(&node.workload(&["--memory-mib=2000"]));
+    let wanted = "cuMemAlloc_v2 of 2097152000 bytes returned 2";
+    assert!(refused.errors.contains(wanted), "{refused:?}");
 }
 
 #[test]
@@ -111,8 +112,7 @@ fn another_program_in_the_same_process_begins_anew() {
 /// PID and launches of every truth that a workload with these arguments prints.
 fn launches_said(arguments: &[&str]) -> Vec<(u64, u64)> {
     let node = Setup::gpus(1).make();
-    let output = node.workload(arguments).output().unwrap();
-    let said = String::from_utf8(output.stdout).unwrap();
+    let said = run(&node.workload(arguments)).output;
     let lines = said.lines().map(|it| serde_json::from_str::<serde_json::Value>(it).unwrap());
     let truths = lines.filter(|it| it["event"] == "truth");
     let launches =

@@ -4,7 +4,6 @@
 mod configuration;
 mod demo;
 mod gpus;
-mod parts;
 mod signals;
 mod tenants;
 mod words;
@@ -21,9 +20,9 @@ pub(crate) fn run(build: bool) -> anyhow::Result<()> {
     if build {
         build_everything()?;
     }
-    let mut signals = Signals::catch()?;
-    let Some(mut demo) = Demo::start(&mut signals)? else { return Ok(()) };
-    let ended = demo.run_until_stopped(&mut signals);
+    let signals = Signals::hold_back()?;
+    let Some(mut demo) = Demo::start(&signals)? else { return Ok(()) };
+    let ended = demo.run_until_stopped(&signals);
     eprintln!("\nstopping");
     drop(demo);
     eprintln!("stopped: processes, cgroups and files are gone");

@@ -1,0 +1,49 @@
+//! A real Prometheus reads what we serve.
+
+use std::time::Duration;
+
+use tests::collector::Collector;
+use tests::node::Setup;
+use tests::prometheus::{Prometheus, promtool_findings};
+use tests::wait::{check, eventually};
+
+const SOON: Duration = Duration::from_secs(30);
+
+#[test]
+fn promtool_finds_nothing_on_agent_and_collector() {
+    let collector = Collector::start();
+    let node = Setup::gpus(2).reporting_to(&collector).start();
+    let truth = node.tenant("t", &["--rounds=5"]).finish();
+    collector.until(SOON, "there is something of everything", |it| {
+        it.counts("gleaner_tenant_cuda_launches_total", &[("tenant", "t")], truth.launches())
+    });
+    assert_eq!(promtool_findings(node.metrics().text()), "");
+    assert_eq!(promtool_findings(collector.metrics().text()), "");
+}
+
+#[test]
+fn prometheus_scrapes_the_collector_and_answers_questions() {
+    let collector = Collector::start();
+    let node = Setup::gpus(2).reporting_to(&collector).start();
+    let prometheus = Prometheus::start(&[collector.http_port()]);
+    let _tenant = node.tenant("busy", &["--launches-per-second=100", "--kernel-us=5000"]);
+    let expect = |promql: &str, fits: &dyn Fn(&[f64]) -> bool| {
+        eventually(SOON, promql, || {
+            let values = prometheus.query(promql)?;
+            check(fits(&values), || format!("{values:?}"))
+        });
+    };
+    expect("up{job=\"gleaner\"}", &|it| it == [1.0]);
+    expect("count(gleaner_gpu_info)", &|it| it == [2.0]);
+    expect(
+        "sum by (tenant) (rate(gleaner_tenant_gpu_seconds_total{share=\"active\"}[10s]))",
+        &|it| it.len() == 1 && (0.3..0.7).contains(&it[0]),
+    );
+    // The join that the dashboards make, on the device's identity.
+    let join = "gleaner_gpu_busy_ratio * on (gpu_uuid) group_left (model) gleaner_gpu_info";
+    expect(join, &|it| it.len() == 2);
+    let all = "sum(rate(gleaner_tenant_gpu_seconds_total[10s])) + sum(rate(gleaner_gpu_seconds_total[10s]))";
+    expect(all, &|it| it.len() == 1 && (1.7..2.3).contains(&it[0]));
+    let renamed = prometheus.query("{__name__=~\"gleaner_.*\", exported_tenant!=\"\"}").unwrap();
+    assert!(renamed.is_empty(), "no label collides with those of the target");
+}
