@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
 
-use crate::metrics::{self, Own, Snapshot};
+use crate::metrics::{self, Snapshot, own::Own};
 use crate::status::Status;
 
 /// What the loop publishes after each reading. Cheap to share; rendered only when asked for.

@@ -20,7 +20,7 @@ use crate::classify::Policy;
 use crate::clock;
 use crate::config::Config;
 use crate::health;
-use crate::metrics::{Own, Snapshot};
+use crate::metrics::{Snapshot, own::Own};
 use crate::pipeline::Pipeline;
 use crate::samplers::sources::Sources;
 use crate::spool::{Spool, SpoolError, SpoolStatus};
@@ -200,7 +200,6 @@ impl Agent {
             spool.open.as_ref().map_or(spool.held_records, |it| it.unsent_records),
             clock::real_ns(),
         );
-        self.own.set_delivery(&spool, &link);
         let parts = vec![
             health::of_nvml(&seen.readings.nvml),
             health::of_tracing(&seen.readings.cuda.tracing, self.config.cuda.enabled),
@@ -220,6 +219,10 @@ impl Agent {
             node: self.identity.node.clone(),
             live: live.clone(),
             totals: self.pipeline.totals(seen.readings.at),
+            overflow: seen.readings.cuda.overflow,
+            nvml: self.sources.nvml.stats(),
+            spool,
+            link,
         };
         self.live.send_replace(Some(live));
         self.published.send_replace(Some(Arc::new(Published { status, snapshot })));

@@ -20,6 +20,21 @@ pub struct Family {
     pub help: &'static str,
 }
 
+// === impl Family ===
+
+impl Family {
+    #[must_use]
+    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Gauge, help }
+    }
+
+    /// `name` ends in `_total`.
+    #[must_use]
+    pub const fn counter(name: &'static str, help: &'static str) -> Self {
+        Self { name, kind: Kind::Counter, help }
+    }
+}
+
 /// Label pairs of one series, rendered once: `a="x",b="y"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Labels(String);

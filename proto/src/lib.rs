@@ -2,11 +2,13 @@
 //!
 //! `telemetry`, `capacity` and `usage` are generated from the `.proto` files beside `src`, which are
 //! the contract and carry its comments; `tests/fresh.rs` fails when they differ. `exposition` writes
-//! Prometheus text and `series` names what agent and collector both serve. `diagnostics` turns a configuration
-//! mistake into a message that names the key. No transport and no I/O here.
+//! Prometheus text, `series` is what agent and collector both serve in it, `names` how the schema's
+//! words are written. `diagnostics` turns a configuration mistake into a message that names the key.
+//! No transport and no I/O here.
 
 pub mod diagnostics;
 pub mod exposition;
+pub mod names;
 pub mod series;
 
 #[expect(

@@ -6,100 +6,100 @@
 
 use std::collections::BTreeMap;
 
-use crate::exposition::{Family, Kind, Labels, Text};
-use crate::telemetry::v1::{
-    Class, CudaCounts, Device, DeviceReadings, Health, Holder, Instance, LiveUpdate, Tracing,
-    copy_counts::Direction,
-};
+use crate::exposition::{Family, Labels, Text};
+use crate::names::{class_name, direction_name, instance_labels, tenant_labels};
+use crate::telemetry::v1::{CudaCounts, Device, DeviceReadings, Health, LiveUpdate, Tracing};
 
-const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Gauge, help }
-}
-
-const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Counter, help }
-}
-
-pub const TENANT_GPU_SECONDS: Family = counter(
+pub const TENANT_GPU_SECONDS: Family = Family::counter(
     "gleaner_tenant_gpu_seconds_total",
     "GPU time of a tenant by share (active, held_idle, held_unknown); method says how an active share was found.",
 );
-pub const GPU_SECONDS: Family = counter(
+pub const GPU_SECONDS: Family = Family::counter(
     "gleaner_gpu_seconds_total",
     "GPU time of nobody by share (free, unattributed, unobserved) and reason.",
 );
-pub const TENANT_LAUNCHES: Family = counter(
+pub const TENANT_LAUNCHES: Family = Family::counter(
     "gleaner_tenant_cuda_launches_total",
     "Kernel launches through the CUDA driver, counted in the Linux kernel.",
 );
-pub const TENANT_GRAPH_LAUNCHES: Family = counter(
+pub const TENANT_GRAPH_LAUNCHES: Family = Family::counter(
     "gleaner_tenant_cuda_graph_launches_total",
     "CUDA graph launches; how many kernels a graph holds is not known.",
 );
-pub const TENANT_ALLOCATIONS: Family = counter(
+pub const TENANT_ALLOCATIONS: Family = Family::counter(
     "gleaner_tenant_cuda_allocations_total",
     "Device memory allocations, by result (ok, failed).",
 );
-pub const TENANT_ALLOCATED_BYTES: Family = counter(
+pub const TENANT_ALLOCATED_BYTES: Family = Family::counter(
     "gleaner_tenant_cuda_allocated_bytes_total",
     "Bytes of successful device memory allocations.",
 );
 pub const TENANT_FREES: Family =
-    counter("gleaner_tenant_cuda_frees_total", "Successful frees of device memory.");
+    Family::counter("gleaner_tenant_cuda_frees_total", "Successful frees of device memory.");
 pub const TENANT_COPIES: Family =
-    counter("gleaner_tenant_cuda_copies_total", "Memory copy calls, by direction.");
-pub const TENANT_COPIED_BYTES: Family =
-    counter("gleaner_tenant_cuda_copied_bytes_total", "Bytes asked to be copied, by direction.");
-pub const TENANT_SYNCHRONIZATIONS: Family =
-    counter("gleaner_tenant_cuda_synchronizations_total", "Stream, event and context waits.");
-pub const TENANT_SYNCHRONIZE_SECONDS: Family = counter(
+    Family::counter("gleaner_tenant_cuda_copies_total", "Memory copy calls, by direction.");
+pub const TENANT_COPIED_BYTES: Family = Family::counter(
+    "gleaner_tenant_cuda_copied_bytes_total",
+    "Bytes asked to be copied, by direction.",
+);
+pub const TENANT_SYNCHRONIZATIONS: Family = Family::counter(
+    "gleaner_tenant_cuda_synchronizations_total",
+    "Stream, event and context waits.",
+);
+pub const TENANT_SYNCHRONIZE_SECONDS: Family = Family::counter(
     "gleaner_tenant_cuda_synchronize_wait_seconds_total",
     "Time that threads spent in stream, event and context waits.",
 );
 
-const GPU_INFO: Family = gauge("gleaner_gpu_info", "1; identity of a device, to join on gpu_uuid.");
-const BUSY: Family = gauge(
+const GPU_INFO: Family =
+    Family::gauge("gleaner_gpu_info", "1; identity of a device, to join on gpu_uuid.");
+const BUSY: Family = Family::gauge(
     "gleaner_gpu_busy_ratio",
     "Part of the last driver sample period in which a kernel ran; not a share of capacity.",
 );
-const MEMORY_BUSY: Family = gauge(
+const MEMORY_BUSY: Family = Family::gauge(
     "gleaner_gpu_memory_busy_ratio",
     "Part of the last driver sample period in which device memory was read or written.",
 );
-const MEMORY_TOTAL: Family = gauge("gleaner_gpu_memory_total_bytes", "Device memory.");
-const MEMORY_USED: Family =
-    gauge("gleaner_gpu_memory_used_bytes", "Device memory in use, without the reserved part.");
-const MEMORY_RESERVED: Family =
-    gauge("gleaner_gpu_memory_reserved_bytes", "Device memory that the driver keeps for itself.");
-const MEMORY_FREE: Family = gauge("gleaner_gpu_memory_free_bytes", "Device memory not in use.");
-const POWER: Family = gauge("gleaner_gpu_power_watts", "Power draw of the device.");
-const POWER_LIMIT: Family = gauge("gleaner_gpu_power_limit_watts", "Enforced power limit.");
-const ENERGY: Family = counter(
+const MEMORY_TOTAL: Family = Family::gauge("gleaner_gpu_memory_total_bytes", "Device memory.");
+const MEMORY_USED: Family = Family::gauge(
+    "gleaner_gpu_memory_used_bytes",
+    "Device memory in use, without the reserved part.",
+);
+const MEMORY_RESERVED: Family = Family::gauge(
+    "gleaner_gpu_memory_reserved_bytes",
+    "Device memory that the driver keeps for itself.",
+);
+const MEMORY_FREE: Family =
+    Family::gauge("gleaner_gpu_memory_free_bytes", "Device memory not in use.");
+const POWER: Family = Family::gauge("gleaner_gpu_power_watts", "Power draw of the device.");
+const POWER_LIMIT: Family = Family::gauge("gleaner_gpu_power_limit_watts", "Enforced power limit.");
+const ENERGY: Family = Family::counter(
     "gleaner_gpu_energy_joules_total",
     "Energy since the driver was loaded; resets with the driver.",
 );
 const TEMPERATURE: Family =
-    gauge("gleaner_gpu_temperature_celsius", "Temperature of the device, by sensor.");
-const CLOCK: Family = gauge("gleaner_gpu_clock_hertz", "Clock of the device, by domain.");
-const HEALTH: Family = gauge(
+    Family::gauge("gleaner_gpu_temperature_celsius", "Temperature of the device, by sensor.");
+const CLOCK: Family = Family::gauge("gleaner_gpu_clock_hertz", "Clock of the device, by domain.");
+const HEALTH: Family = Family::gauge(
     "gleaner_gpu_health_state",
     "1 for the state that holds (ok, degraded, hung, lost, reset_required), 0 for the others.",
 );
-const CLASS: Family = gauge(
+const CLASS: Family = Family::gauge(
     "gleaner_gpu_class",
     "1; what the instance is doing now. The other classes have no series.",
 );
-const TENANT_MEMORY: Family = gauge(
+const TENANT_MEMORY: Family = Family::gauge(
     "gleaner_tenant_gpu_memory_bytes",
     "Device memory that the driver lists for the processes of a tenant.",
 );
 const HOOKS_ATTACHED: Family =
-    gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.");
-const HOOKS_WANTED: Family = gauge(
+    Family::gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.");
+const HOOKS_WANTED: Family = Family::gauge(
     "gleaner_tracing_hooks_wanted",
     "CUDA driver functions that would be hooked if every library had them.",
 );
-const DROPPED: Family = counter(
+const DROPPED: Family = Family::counter(
     "gleaner_tracing_dropped_total",
     "Counts or records of the kernel side whose attribution was lost.",
 );
@@ -121,36 +121,6 @@ pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     write_classes(text, updates);
     write_tenant_memory(text, updates);
     write_tracing(text, updates);
-}
-
-/// Labels of a tenant's series: `tenant`, and the others where they are known.
-#[must_use]
-pub fn labels_of(
-    tenant: &str,
-    namespace: Option<&str>,
-    pod: Option<&str>,
-    container: Option<&str>,
-) -> Labels {
-    let mut labels = Labels::new([("tenant", tenant)]);
-    let optional =
-        [("tenant_namespace", namespace), ("tenant_pod", pod), ("tenant_container", container)];
-    for (name, value) in optional {
-        if let Some(value) = value {
-            labels.push(name, value);
-        }
-    }
-    labels
-}
-
-/// As `labels_of`, of the tenant that answers for a holder.
-#[must_use]
-pub fn tenant_labels(holder: &Holder) -> Labels {
-    labels_of(
-        &holder.tenant,
-        holder.tenant_namespace.as_deref(),
-        holder.tenant_pod.as_deref(),
-        holder.tenant_container.as_deref(),
-    )
 }
 
 /// Running totals of CUDA calls, one entry per set of tenant labels.
@@ -320,40 +290,6 @@ fn devices<'a>(
             (Labels::new([("node", *node), ("gpu_uuid", device.gpu_uuid.as_str())]), device)
         })
     })
-}
-
-/// A device's labels, and `mig_uuid` where the instance is a part of it.
-#[must_use]
-pub fn instance_labels(device: &Labels, instance: &Instance) -> Labels {
-    instance.mig_uuid.as_deref().map_or_else(|| device.clone(), |it| device.with("mig_uuid", it))
-}
-
-/// A class as labels, messages and the client write it.
-#[must_use]
-pub fn class_name(class: Class) -> &'static str {
-    match class {
-        Class::Unspecified | Class::Unknown => "unknown",
-        Class::Free => "free",
-        Class::HeldNoProcess => "held_no_process",
-        Class::HeldNoContext => "held_no_context",
-        Class::MemoryHeld => "memory_held",
-        Class::Stalled => "stalled",
-        Class::HostBound => "host_bound",
-        Class::Active => "active",
-        Class::Down => "down",
-    }
-}
-
-/// A copy direction as labels write it.
-#[must_use]
-pub fn direction_name(direction: Direction) -> &'static str {
-    match direction {
-        Direction::HostToDevice => "host_to_device",
-        Direction::DeviceToHost => "device_to_host",
-        Direction::DeviceToDevice => "device_to_device",
-        Direction::Peer => "peer",
-        Direction::Unspecified | Direction::Unknown => "unknown",
-    }
 }
 
 /// Exact below 2^53, which neither bytes nor millijoules of one device reach.

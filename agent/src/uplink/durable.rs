@@ -18,11 +18,11 @@ use tonic::{Status, Streaming};
 use tracing::debug;
 
 use super::backoff::Backoff;
-use super::link::Link;
-use super::session::{Answer, End, Session, Standing, Want, Welcomed};
+use super::link::{Kept, Link};
+use super::session::{Answer, BATCH_BYTES, End, Session, Standing, Want, Welcomed};
 use super::{FINISH_WITHIN, Lane, stopped};
 use crate::clock;
-use crate::spool::{self, OpenSpool, SpoolError, SpoolHandle, SpoolId, SpoolStatus};
+use crate::spool::{self, OpenSpool, SpoolError, SpoolHandle, SpoolStatus};
 
 /// How long to wait for a spool that could not be read; it says itself what is wrong.
 const SPOOL_RETRY: Duration = Duration::from_secs(1);
@@ -35,8 +35,8 @@ pub(super) struct Deliverer {
     spool: SpoolHandle,
     link: Link,
     backoff: Backoff,
-    /// The sequence of the last Hello.
-    greeted: SpoolId,
+    /// Of a batch; less after a collector found one too large.
+    most_bytes: u32,
 }
 
 /// An open stream and what was agreed on it.
@@ -63,7 +63,8 @@ enum Event {
 impl Deliverer {
     pub(super) fn new(lane: Lane, identity: NodeIdentity, spool: SpoolHandle, link: Link) -> Self {
         let backoff = Backoff::new(lane.pace.retry, fastrand::Rng::new());
-        Self { lane, identity, spool, link, backoff, greeted: SpoolId::default() }
+        let most_bytes = *BATCH_BYTES.end();
+        Self { lane, identity, spool, link, backoff, most_bytes }
     }
 
     pub(super) async fn run(mut self) {
@@ -77,7 +78,7 @@ impl Deliverer {
                 Ok(stream) => self.converse(stream).await,
                 Err(end) => end,
             };
-            self.link.ended(&end, self.waiting());
+            self.link.ended(&end, &Kept::of(&self.spool.status().borrow()));
             let Some(least) = self.settle(end).await else { return };
             tokio::select! {
                 () = stopped(&mut shutdown) => return,
@@ -110,13 +111,12 @@ impl Deliverer {
     /// Waits for a spool and for the first readings: a Hello without devices would release every card
     /// of the node.
     async fn hello(&mut self) -> (Hello, OpenSpool) {
-        let spooled = opened(&mut self.spool.status()).await;
-        self.greeted = spooled.spool_id;
         let read = self.lane.live.wait_for(Option::is_some).await;
         let Ok(device_uuids) = read.map(|it| it.as_ref().map(devices).unwrap_or_default()) else {
             // Whoever reads the devices is gone: the agent is about to stop.
             return future::pending().await;
         };
+        let spooled = opened(&mut self.spool.status()).await;
         let hello = Hello {
             node: Some(self.identity.clone()),
             spool_id: spooled.spool_id.0.to_vec(),
@@ -141,18 +141,20 @@ impl Deliverer {
         }
     }
 
-    /// Brings the spool to where the ledger stands.
+    /// Brings the spool to where the ledger stands, and has it note which ledger that is.
     async fn enter(&mut self, spooled: &OpenSpool, welcome: Welcome) -> Result<Session, End> {
-        let Welcomed { session, standing } = Session::open(spooled, welcome)?;
-        self.link.connected(session.ledger_id(), standing, self.waiting());
+        let Welcomed { session, standing } = Session::open(spooled, welcome, self.most_bytes)?;
+        let waiting = Kept::of(&self.spool.status().borrow()).records;
+        self.link.connected(session.ledger_id(), standing, waiting);
         let known = session.acked_through();
+        let is_new = matches!(standing, Standing::New { .. });
         if let Standing::Ahead { .. } = standing {
-            let why = "the ledger has records of this one that it does not have".to_owned();
-            return Err(End::Renumber { after: known, why });
+            let why = "the ledger has records of the old one that are not here".to_owned();
+            return Err(session.renumber(why));
         }
         if known < spooled.acked_through {
             self.go_back(&session).await?;
-        } else if known > spooled.acked_through {
+        } else if known > spooled.acked_through || is_new {
             self.acked(&session, known).await;
         }
         Ok(session)
@@ -166,13 +168,10 @@ impl Deliverer {
             self.spool.went_back(session.spool_id(), cursor, session.ledger_id().to_vec()).await;
         match gone.map_err(|it| End::Spool(it.to_string()))? {
             0 => Ok(()),
-            gone => Err(End::Renumber {
-                after: cursor,
-                why: format!(
-                    "the ledger lost {gone} records that are no longer here and will show their \
-                     time as missing"
-                ),
-            }),
+            gone => Err(session.renumber(format!(
+                "the ledger lost {gone} records that are no longer here and will show their time \
+                 as missing"
+            ))),
         }
     }
 
@@ -278,29 +277,28 @@ impl Deliverer {
 
     /// Does what an end asks for before the next attempt, and gives the least time until it; `None`
     /// when there shall be none.
-    async fn settle(&self, end: End) -> Option<Duration> {
+    async fn settle(&mut self, end: End) -> Option<Duration> {
         match end {
             End::Finished => None,
             End::Lost(_) | End::Violation(_) | End::Spool(_) => Some(Duration::ZERO),
-            End::Rejected(it) if it.code == Code::StaleEpoch => {
-                Some(it.retry_after.max(self.lane.pace.fenced))
+            End::Rejected(it) => {
+                let least = match it.code {
+                    Code::StaleEpoch => self.lane.pace.fenced,
+                    _ => Duration::ZERO,
+                };
+                if it.code == Code::TooLarge {
+                    self.most_bytes = (self.most_bytes / 2).max(*BATCH_BYTES.start());
+                }
+                Some(it.retry_after.max(least))
             }
-            End::Rejected(it) => Some(it.retry_after),
-            End::Renumber { after, .. } => {
+            End::Renumber { spool_id, after, .. } => {
                 // The next session comes to the same end and asks again.
-                if let Err(error) = self.spool.renumber(self.greeted, after).await {
+                if let Err(error) = self.spool.renumber(spool_id, after).await {
                     debug!("the spool cannot begin a new sequence now: {error}");
                 }
                 Some(Duration::ZERO)
             }
         }
-    }
-
-    /// Records that no collector has acknowledged.
-    fn waiting(&self) -> u64 {
-        let status = self.spool.status();
-        let status = status.borrow();
-        status.held_records + status.open.as_ref().map_or(0, |it| it.unsent_records)
     }
 }
 
@@ -370,12 +368,15 @@ fn devices(update: &LiveUpdate) -> Vec<String> {
     update.devices.iter().map(|it| it.gpu_uuid.clone()).collect()
 }
 
-/// With the causes that the transport gives, outermost first.
+/// With the causes that the transport gives, outermost first; it repeats itself.
 fn lost(status: &Status) -> End {
     let mut text = format!("{:?}: {}", status.code(), status.message());
     let mut cause = status.source();
     while let Some(it) = cause {
-        text = format!("{text}: {it}");
+        let said = it.to_string();
+        if !text.contains(&said) {
+            text = format!("{text}: {said}");
+        }
         cause = it.source();
     }
     End::Lost(text)

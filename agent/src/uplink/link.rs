@@ -3,12 +3,15 @@
 //!
 //! Texts of a collector are escaped and cut before they are shown, and never interpreted.
 
+use std::fmt;
+
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::session::{End, Refusal, Standing};
 use crate::clock;
 use crate::model::units::BootNs;
+use crate::spool::{SpoolState, SpoolStatus};
 
 /// Characters of a foreign text that are shown, at most.
 const SHOWN_CHARS: usize = 300;
@@ -37,6 +40,14 @@ pub struct Counters {
     pub records_acked: u64,
     pub resumes: u64,
     pub rejects: u64,
+}
+
+/// Usage that no collector has acknowledged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Kept {
+    pub(super) records: u64,
+    /// Nothing was lost and the disk takes it; where that is not so, the spool says it itself.
+    whole: bool,
 }
 
 /// Owns the state. Logs when it changes in kind, not when only a figure does.
@@ -96,11 +107,9 @@ impl Link {
     /// A session began; `waiting` records are in the spool.
     pub(super) fn connected(&mut self, ledger_id: &[u8], standing: Standing, waiting: u64) {
         let connection = Connection { ledger: hex::encode(ledger_id), standing };
-        let ledger = &connection.ledger;
-        let message =
-            format!("connected to {}, ledger {ledger}; {waiting} records to send", self.address);
+        let message = format!("connected to {}, ledger {}", self.address, connection.ledger);
         if matches!(self.said, None | Some(Kind::Connected(_) | Kind::Lost)) {
-            self.announce(connection, &message);
+            self.announce(connection, &format!("{message}; {waiting} records to send"));
         } else {
             self.unproven = Some(connection);
         }
@@ -121,17 +130,17 @@ impl Link {
         self.count(|it| it.records_acked += records);
     }
 
-    /// A session, or the attempt at one, is over; `waiting` records are in the spool.
-    pub(super) fn ended(&mut self, end: &End, waiting: u64) {
+    /// A session, or the attempt at one, is over.
+    pub(super) fn ended(&mut self, end: &End, kept: &Kept) {
         self.unproven = None;
-        let message = match self.described(end, waiting) {
+        let message = match self.described(end, kept) {
             Some((kind, message)) => {
                 if self.is_news(kind) {
                     warn!("{message}");
                 }
                 message
             }
-            None => format!("the agent stops; {waiting} records wait in the spool"),
+            None => format!("the agent stops; {} records wait in the spool", kept.records),
         };
         self.state.send_modify(|it| {
             if std::mem::take(&mut it.connected) {
@@ -162,9 +171,8 @@ impl Link {
     }
 
     /// `None` for an end that was wanted.
-    fn described(&self, end: &End, waiting: u64) -> Option<(Kind, String)> {
+    fn described(&self, end: &End, kept: &Kept) -> Option<(Kind, String)> {
         let address = &self.address;
-        let kept = format!("usage is kept in the spool ({waiting} records), nothing is lost");
         Some(match end {
             End::Finished => return None,
             End::Lost(why) => {
@@ -190,11 +198,32 @@ impl Link {
             End::Renumber { why, .. } => (
                 Kind::Renumbered,
                 format!(
-                    "the spool begins a new sequence, because {}: {kept}; retrying",
-                    shown(why)
+                    "the spool begins a new sequence, because {}; its {} records are sent under new \
+                     numbers",
+                    shown(why),
+                    kept.records
                 ),
             ),
         })
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub(super) fn of(spool: &SpoolStatus) -> Self {
+        let stored = spool.open.as_ref().map_or(0, |it| it.unsent_records);
+        Self {
+            records: stored + spool.held_records,
+            whole: spool.lost_records == 0 && spool.state == SpoolState::Writing,
+        }
+    }
+}
+
+impl fmt::Display for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "usage is kept in the spool ({} records)", self.records)?;
+        if self.whole { f.write_str(", nothing is lost") } else { Ok(()) }
     }
 }
 
@@ -257,7 +286,8 @@ mod tests {
     use proto::telemetry::v1::reject::Code;
     use tokio::sync::watch;
 
-    use super::{Link, LinkState, SHOWN_CHARS, shown};
+    use super::{Kept, Kind, Link, LinkState, SHOWN_CHARS, shown};
+    use crate::spool::{SpoolId, SpoolState, SpoolStatus};
     use crate::uplink::session::{End, Refusal, Standing};
 
     proptest! {
@@ -270,6 +300,10 @@ mod tests {
         }
     }
 
+    fn kept(records: u64) -> Kept {
+        Kept::of(&SpoolStatus { held_records: records, ..SpoolStatus::default() })
+    }
+
     fn message(state: &watch::Receiver<LinkState>) -> String {
         state.borrow().message.clone()
     }
@@ -280,7 +314,7 @@ mod tests {
         let mut link = Link::new("http://c:1".to_owned(), sender);
         assert_eq!(message(&state), "connecting to http://c:1");
 
-        link.ended(&End::Lost("refused\nby peer".to_owned()), 7);
+        link.ended(&End::Lost("refused\nby peer".to_owned()), &kept(7));
         assert_eq!(
             message(&state),
             "no collector at http://c:1 (refused\\nby peer): usage is kept in the spool \
@@ -289,7 +323,7 @@ mod tests {
 
         link.connected(&[0xab, 1], Standing::Whole, 7);
         assert!(state.borrow().connected);
-        assert_eq!(message(&state), "connected to http://c:1, ledger ab01; 7 records to send");
+        assert_eq!(message(&state), "connected to http://c:1, ledger ab01");
 
         link.ended(
             &End::Rejected(Refusal {
@@ -298,7 +332,7 @@ mod tests {
                 what_to_do: "grow the volume".to_owned(),
                 retry_after: Duration::ZERO,
             }),
-            9,
+            &kept(9),
         );
         assert!(!state.borrow().connected);
         assert_eq!(
@@ -309,17 +343,44 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_promised_that_the_spool_does_not_keep() {
+        assert_eq!(kept(2).to_string(), "usage is kept in the spool (2 records), nothing is lost");
+        let lossy = SpoolStatus { lost_records: 1, ..SpoolStatus::default() };
+        assert_eq!(Kept::of(&lossy).to_string(), "usage is kept in the spool (0 records)");
+        let full = SpoolStatus { state: SpoolState::Full(String::new()), ..SpoolStatus::default() };
+        assert_eq!(Kept::of(&full).to_string(), "usage is kept in the spool (0 records)");
+    }
+
+    #[test]
+    fn a_session_after_a_refusal_is_news_once_it_takes_a_record() {
+        let (sender, _state) = watch::channel(LinkState::unconnected(""));
+        let mut link = Link::new("http://c:1".to_owned(), sender);
+        let said = |link: &Link| matches!(link.said, Some(Kind::Connected(_)));
+        link.connected(&[1], Standing::Whole, 0);
+        assert!(said(&link));
+        link.ended(&End::Violation("odd".to_owned()), &kept(0));
+        link.connected(&[1], Standing::Whole, 0);
+        assert!(!said(&link));
+        link.acked(1);
+        assert!(said(&link));
+    }
+
+    #[test]
     fn a_state_is_news_once() {
         let (sender, _state) = watch::channel(LinkState::unconnected(""));
         let mut link = Link::new("http://c:1".to_owned(), sender);
         let lost = |why: &str| End::Lost(why.to_owned());
         let mut news = |end: &End| {
-            let (kind, _) = link.described(end, 0).expect("not finished");
+            let (kind, _) = link.described(end, &kept(0)).expect("not finished");
             link.is_news(kind)
         };
         assert!(news(&lost("refused")));
         assert!(!news(&lost("timed out")));
-        assert!(news(&End::Renumber { after: 0, why: "x".to_owned() }));
+        assert!(news(&End::Renumber {
+            spool_id: SpoolId::default(),
+            after: 0,
+            why: "x".to_owned()
+        }));
         assert!(news(&lost("refused")));
     }
 }

@@ -3,9 +3,12 @@
 //! Nothing queues: the stream hands out the value of the moment when the connection has room for
 //! it, and what a slow collector did not see is gone. Its end is no harm to the durable lane.
 
+use std::pin::pin;
+
 use futures_util::{Stream, StreamExt as _, future};
 use proto::telemetry::v1::LiveUpdate;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_stream::wrappers::WatchStream;
 use tonic::Status;
 use tracing::{info, warn};
@@ -13,10 +16,9 @@ use tracing::{info, warn};
 use super::backoff::Backoff;
 use super::link::{LinkState, shown};
 use super::{FINISH_WITHIN, Lane, stopped};
-use crate::clock;
 
-/// Attempts that fail at once, one after the other, before it is said: fewer are a collector that
-/// restarts, which the durable lane says already.
+/// Streams that end within one session of the durable lane before it is said: fewer are a collector
+/// that goes away, which the durable lane says.
 const SAID_AFTER: u32 = 3;
 
 /// Sends until the agent stops. `welcomes` wakes it: a collector that welcomed the durable lane is
@@ -24,15 +26,20 @@ const SAID_AFTER: u32 = 3;
 pub(super) async fn run(mut lane: Lane, mut welcomes: watch::Receiver<LinkState>) {
     let mut backoff = Backoff::new(lane.pace.retry, fastrand::Rng::new());
     let mut failures = Failures::default();
+    // A collector ends a stream that says nothing.
+    tokio::select! {
+        () = stopped(&mut lane.shutdown) => return,
+        first = lane.live.wait_for(Option::is_some) => drop(first),
+    }
     loop {
-        let begun = clock::boot();
-        let Some(end) = stream(&mut lane).await else { return };
-        if u128::from(clock::boot().since(begun)) >= lane.pace.proven.as_nanos() {
+        let proven = || {
             backoff.reset();
             failures.none();
-        }
-        failures.note(&end, welcomes.borrow_and_update().connected);
-        let connects = welcomes.borrow().counters.connects;
+        };
+        let Some(end) = attempt(&mut lane, proven).await else { return };
+        let link = welcomes.borrow_and_update().clone();
+        failures.note(&end, &link);
+        let connects = link.counters.connects;
         let came_back = welcomes.wait_for(|it| it.connected && it.counters.connects != connects);
         tokio::select! {
             () = stopped(&mut lane.shutdown) => return,
@@ -40,6 +47,17 @@ pub(super) async fn run(mut lane: Lane, mut welcomes: watch::Receiver<LinkState>
             Ok(_) = came_back => {}
         }
     }
+}
+
+/// One stream, and a word when it has stood for long enough.
+async fn attempt(lane: &mut Lane, proven: impl FnOnce()) -> Option<Result<(), Status>> {
+    let after = lane.pace.proven;
+    let mut stream = pin!(stream(lane));
+    if let Ok(end) = timeout(after, &mut stream).await {
+        return end;
+    }
+    proven();
+    stream.await
 }
 
 /// One stream. `None` once the agent stops: the end of the stream was ours, and the collector had
@@ -70,7 +88,9 @@ fn updates(
 /// Says that the live lane does not work, once, where nothing else says it.
 #[derive(Debug, Default)]
 struct Failures {
-    in_a_row: u32,
+    /// The session of the durable lane in which they happened.
+    session: u64,
+    count: u32,
     said: bool,
 }
 
@@ -82,9 +102,13 @@ impl Failures {
         *self = Self::default();
     }
 
-    fn note(&mut self, end: &Result<(), Status>, connected: bool) {
-        self.in_a_row = self.in_a_row.saturating_add(1);
-        if connected && self.in_a_row >= SAID_AFTER && !self.said {
+    fn note(&mut self, end: &Result<(), Status>, link: &LinkState) {
+        if !link.connected || link.counters.connects != self.session {
+            self.session = link.counters.connects;
+            self.count = 0;
+        }
+        self.count = self.count.saturating_add(1);
+        if link.connected && self.count >= SAID_AFTER && !self.said {
             self.said = true;
             let why = match end {
                 Ok(()) => "it ends the stream".to_owned(),
@@ -95,5 +119,32 @@ impl Failures {
                  silent and offers nothing of it; usage is not affected; retrying"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Failures, LinkState};
+
+    /// Whether it is said after one more stream that ended in this session.
+    fn said(failures: &mut Failures, connected: bool, connects: u64) -> bool {
+        let mut link = LinkState::unconnected("");
+        link.connected = connected;
+        link.counters.connects = connects;
+        failures.note(&Ok(()), &link);
+        failures.said
+    }
+
+    #[test]
+    fn only_a_live_lane_that_fails_alone_is_said() {
+        let mut failures = Failures::default();
+        let mut attempts = |connected, connects, count: u32| {
+            (0..count).any(|_| said(&mut failures, connected, connects))
+        };
+        assert!(!attempts(false, 0, 9), "no collector at all");
+        assert!(!attempts(true, 1, 1), "it went away");
+        assert!(!attempts(true, 2, 2), "and again");
+        assert!(!attempts(false, 2, 5));
+        assert!(attempts(true, 3, 3));
     }
 }

@@ -37,6 +37,7 @@ const FINISH_WITHIN: Duration = Duration::from_secs(1);
 /// Where to deliver, as whom, and how patiently.
 #[derive(Clone, Debug)]
 pub struct UplinkConfig {
+    address: String,
     endpoint: Endpoint,
     identity: NodeIdentity,
     pub pace: Pace,
@@ -85,10 +86,9 @@ pub async fn run(
 ) {
     let client = TelemetryClient::new(config.endpoint.connect_lazy())
         .max_decoding_message_size(ANSWER_BYTES);
-    let address = config.endpoint.uri().to_string();
     let lane = Lane { client, live, shutdown, pace: config.pace };
     let welcomes = link.subscribe();
-    let link = Link::new(address, link);
+    let link = Link::new(config.address, link);
     let deliverer = Deliverer::new(lane.clone(), config.identity, spool, link);
     tokio::join!(deliverer.run(), live::run(lane, welcomes));
 }
@@ -104,7 +104,7 @@ impl UplinkConfig {
             .http2_keep_alive_interval(PING_INTERVAL)
             .keep_alive_timeout(PING_WITHIN)
             .keep_alive_while_idle(true);
-        Ok(Self { endpoint, identity, pace: Pace::default() })
+        Ok(Self { address: address.to_owned(), endpoint, identity, pace: Pace::default() })
     }
 }
 

@@ -2,8 +2,8 @@
 //!
 //! One SQLite database (WAL, synchronous=FULL) with one writer thread. A group of batches is one
 //! transaction: records, cursors, sums per hour, running totals. `clock_map`, `split`, `decide`,
-//! `posting` and `accounts` are pure; `schema`, `names`, `sums`, `view` and `apply` are the
-//! transaction; `writer` owns the thread. Who sends, and over what, is `ingest`'s business.
+//! `posting` and `accounts` are pure; `schema`, `names`, `places`, `sums`, `view` and
+//! `apply` are the transaction; `writer` owns the thread. Who sends, and over what, is `ingest`'s business.
 
 pub mod clock_map;
 pub mod decide;
@@ -20,6 +20,7 @@ mod apply;
 mod fixtures;
 mod memory;
 mod names;
+mod places;
 mod retention;
 mod space;
 mod sums;

@@ -735,7 +735,8 @@ pub struct LiveHolder {
     /// Of the last tick; absent = not measured.
     #[prost(double, optional, tag = "5")]
     pub sm_ratio: ::core::option::Option<f64>,
-    /// Running totals of the agent's life for this holder; absent = not traced.
+    /// Totals of the holder's processes that live now, so a process that ends takes its part with it;
+    /// absent = not traced.
     #[prost(message, optional, tag = "6")]
     pub cuda: ::core::option::Option<CudaCounts>,
 }

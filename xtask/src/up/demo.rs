@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::bail;
-use nix::unistd::geteuid;
 
 use super::configuration::{self, Ports};
 use super::gpus::{self, Gpus};
+use super::parts::Parts;
 use super::program;
 use super::signals::{Signals, Wake};
 use super::tenants::TENANTS;
@@ -34,7 +34,7 @@ pub(super) struct Demo {
 
 impl Demo {
     /// `None` when somebody stopped it before it was up.
-    pub(super) fn start(signals: &Signals) -> anyhow::Result<Option<Self>> {
+    pub(super) fn start(signals: &mut Signals) -> anyhow::Result<Option<Self>> {
         let folder = Folder::make("up")?;
         let ports = Ports::choose()?;
         let gpus = gpus::find(program("gleaner-agent"), &folder)?;
@@ -52,13 +52,13 @@ impl Demo {
             return Ok(None);
         }
         let ungrouped = simulated.map(|it| demo.start_tenants(it)).transpose()?.flatten();
-        demo.introduce(&gpus, ungrouped);
+        demo.introduce(&gpus, ungrouped)?;
         demo.start_stream()?;
         Ok(Some(demo))
     }
 
     /// Both daemons answer `/healthz`; false when somebody stopped it first.
-    fn wait_until_ready(&mut self, signals: &Signals) -> anyhow::Result<bool> {
+    fn wait_until_ready(&mut self, signals: &mut Signals) -> anyhow::Result<bool> {
         let deadline = process::now() + READY_WITHIN;
         loop {
             let waiting = [(self.ports.page, "collector"), (self.ports.agent, "agent")]
@@ -69,7 +69,7 @@ impl Demo {
             if process::now() >= deadline {
                 bail!("the {name} is not ready after {} s: {error:#}", READY_WITHIN.as_secs());
             }
-            if signals.wait(Some(Duration::from_millis(50)))? == Some(Wake::Stop) {
+            if signals.rest(Duration::from_millis(50)) == Some(Wake::Stop) {
                 return Ok(false);
             }
         }
@@ -94,17 +94,19 @@ impl Demo {
         }
     }
 
-    fn introduce(&self, gpus: &Gpus, ungrouped: Option<String>) {
+    fn introduce(&self, gpus: &Gpus, ungrouped: Option<String>) -> anyhow::Result<()> {
+        let status = Parts::read(&http::get(self.ports.agent, "/status")?)?;
         introduce(&Introduction {
             ports: self.ports,
             gpus,
             tenants: self.tenants.iter().map(|it| (it.name.as_str(), it.pid())).collect(),
             ungrouped,
-            is_root: geteuid().is_root(),
+            untraced: status.without_tracing(),
             agent: self.agent.pid(),
             client: program("gleaner").get_program().to_string_lossy().into_owned(),
             folder: self.folder.path(),
         });
+        Ok(())
     }
 
     fn start_stream(&mut self) -> anyhow::Result<()> {
@@ -116,9 +118,9 @@ impl Demo {
     }
 
     /// Returns when somebody stops it; an error when something ended that should not have.
-    pub(super) fn run_until_stopped(&mut self, signals: &Signals) -> anyhow::Result<()> {
+    pub(super) fn run_until_stopped(&mut self, signals: &mut Signals) -> anyhow::Result<()> {
         loop {
-            if signals.wait(None)? == Some(Wake::Stop) {
+            if signals.wait() == Some(Wake::Stop) {
                 return Ok(());
             }
             self.fail_if_a_daemon_ended()?;

@@ -4,6 +4,7 @@
 mod configuration;
 mod demo;
 mod gpus;
+mod parts;
 mod signals;
 mod tenants;
 mod words;
@@ -20,9 +21,9 @@ pub(crate) fn run(build: bool) -> anyhow::Result<()> {
     if build {
         build_everything()?;
     }
-    let signals = Signals::hold_back()?;
-    let Some(mut demo) = Demo::start(&signals)? else { return Ok(()) };
-    let ended = demo.run_until_stopped(&signals);
+    let mut signals = Signals::catch()?;
+    let Some(mut demo) = Demo::start(&mut signals)? else { return Ok(()) };
+    let ended = demo.run_until_stopped(&mut signals);
     eprintln!("\nstopping");
     drop(demo);
     eprintln!("stopped: processes, cgroups and files are gone");

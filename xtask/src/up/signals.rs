@@ -1,20 +1,16 @@
 //! What wakes the demo: somebody wants it to end, or one of its processes has ended.
+//!
+//! Handlers and not a blocked mask: a mask would be inherited by every process that is started.
 
-use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use anyhow::Context;
-use nix::errno::Errno;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigSet, Signal};
-use nix::sys::signalfd::{SfdFlags, SignalFd};
+use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator;
 
-const STOPPING: [Signal; 3] = [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP];
-
-/// Holds back the signals from here on; they are read instead. Processes that are started later
-/// get an empty mask from the standard library.
+/// From here on the signals no longer end this process.
 #[derive(Debug)]
-pub(super) struct Signals(SignalFd);
+pub(super) struct Signals(iterator::Signals);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Wake {
@@ -24,28 +20,40 @@ pub(super) enum Wake {
 }
 
 impl Signals {
-    pub(super) fn hold_back() -> anyhow::Result<Self> {
-        let mut set = SigSet::empty();
-        for it in STOPPING.into_iter().chain([Signal::SIGCHLD]) {
-            set.add(it);
-        }
-        set.thread_block().context("cannot hold back signals")?;
-        let flags = SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK;
-        SignalFd::with_flags(&set, flags).map(Self).context("cannot read signals")
+    pub(super) fn catch() -> anyhow::Result<Self> {
+        let signals = iterator::Signals::new([SIGINT, SIGTERM, SIGHUP, SIGCHLD]);
+        signals.map(Self).context("cannot handle signals")
     }
 
-    /// Waits; `None` when nothing came within `limit`.
-    pub(super) fn wait(&self, limit: Option<Duration>) -> anyhow::Result<Option<Wake>> {
-        let mut wanted = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
-        let limit = limit.map_or(Ok(PollTimeout::NONE), PollTimeout::try_from);
-        match poll(&mut wanted, limit.context("the limit is too long")?) {
-            Ok(_) | Err(Errno::EINTR) => {}
-            Err(error) => return Err(error).context("cannot wait for signals"),
-        }
-        let Some(signal) = self.0.read_signal().context("cannot read signals")? else {
-            return Ok(None);
-        };
-        let stopping = STOPPING.iter().any(|it| u32::try_from(*it as i32) == Ok(signal.ssi_signo));
-        Ok(Some(if stopping { Wake::Stop } else { Wake::Ended }))
+    /// Waits for a signal.
+    pub(super) fn wait(&mut self) -> Option<Wake> {
+        wake(self.0.wait())
+    }
+
+    /// Rests, then says what came meanwhile or before.
+    pub(super) fn rest(&mut self, length: Duration) -> Option<Wake> {
+        std::thread::sleep(length);
+        wake(self.0.pending())
+    }
+}
+
+fn wake(signals: impl Iterator<Item = i32>) -> Option<Wake> {
+    signals.fold(None, |woken, signal| match (woken, signal) {
+        (Some(Wake::Stop), _) => woken,
+        (_, SIGCHLD) => Some(Wake::Ended),
+        _ => Some(Wake::Stop),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{SIGCHLD, SIGINT, Wake, wake};
+
+    #[test]
+    fn the_wish_to_stop_comes_first() {
+        assert_eq!(wake([].into_iter()), None);
+        assert_eq!(wake([SIGCHLD].into_iter()), Some(Wake::Ended));
+        assert_eq!(wake([SIGCHLD, SIGINT].into_iter()), Some(Wake::Stop));
+        assert_eq!(wake([SIGINT, SIGCHLD].into_iter()), Some(Wake::Stop));
     }
 }

@@ -15,7 +15,8 @@ pub(super) struct Introduction<'a> {
     pub(super) tenants: Vec<(&'a str, u32)>,
     /// Why the tenants have no cgroup of their own.
     pub(super) ungrouped: Option<String>,
-    pub(super) is_root: bool,
+    /// Why CUDA calls are not traced.
+    pub(super) untraced: Option<&'a str>,
     pub(super) agent: u32,
     /// Path of the client.
     pub(super) client: String,
@@ -49,12 +50,14 @@ impl Introduction<'_> {
                     .to_owned(),
             );
         };
+        // What the agent adds about its own node is not true of the simulated one.
+        let why = why.split(';').next().unwrap_or(why);
         let tenants: Vec<String> = TENANTS.iter().map(|it| self.tenant(it)).collect();
         Some(format!(
-            "The GPUs are simulated: {why}\nStand-ins for libnvidia-ml and libcuda show a node with \
+            "The GPUs are simulated ({why}).\nStand-ins for libnvidia-ml and libcuda show a node with \
              4 GPUs. Programs launch on them through\nthe stand-in libcuda; a GPU is busy because \
-             a program launches. Agent, kernel probes, ledger and\nstream are the real ones.\n\n\
-             {}\n  gpu 3  nobody",
+             a program launches. Everything else is real: agent,\nkernel probes where the kernel \
+             allows them, collector, ledger, stream.\n\n{}\n  gpu 3  nobody",
             tenants.join("\n")
         ))
     }
@@ -67,13 +70,12 @@ impl Introduction<'_> {
 
     fn missing(&self) -> Option<String> {
         let mut missing = Vec::new();
-        if !self.is_root {
-            missing.push(
-                "Not root: the kernel refuses eBPF, so CUDA launches, copies and allocations are \
-                 absent (not zero),\nshared GPUs are split by the driver's samples alone, and a \
-                 process's exit shows at the next tick.\n`sudo -E cargo xtask up` shows them."
-                    .to_owned(),
-            );
+        if let Some(why) = self.untraced {
+            missing.push(format!(
+                "CUDA calls are not traced: {why}.\nLaunches, copies and allocations are absent \
+                 (not zero), and the exit of a process shows at the next tick.\nAs root: \
+                 `sudo -E cargo xtask up`."
+            ));
         }
         if let Some(why) = &self.ungrouped {
             missing.push(format!(

@@ -15,7 +15,7 @@ use crate::spool::{self, BatchLimits, OpenSpool, SpoolId};
 /// Records in one batch, at most.
 const BATCH_RECORDS: u32 = 4_096;
 /// Bytes of one batch. The collector can narrow it, and not so far that a record does not fit.
-const BATCH_BYTES: RangeInclusive<u32> = 64 * 1024..=1024 * 1024;
+pub(super) const BATCH_BYTES: RangeInclusive<u32> = 64 * 1024..=1024 * 1024;
 /// Batches without an answer: what is sent twice after a lost connection.
 const IN_FLIGHT: RangeInclusive<u32> = 1..=8;
 /// A collector cannot keep an agent away for longer than this.
@@ -104,6 +104,7 @@ pub(super) enum End {
     /// The numbers of spool and ledger can no longer be joined: the spool begins a new sequence with
     /// the records after this one.
     Renumber {
+        spool_id: SpoolId,
         after: u64,
         why: String,
     },
@@ -121,15 +122,19 @@ pub(super) struct Refusal {
 // === impl Session ===
 
 impl Session {
-    /// `spool` is what the Hello said.
-    pub(super) fn open(spool: &OpenSpool, welcome: Welcome) -> Result<Welcomed, End> {
+    /// `spool` is what the Hello said; no batch has more than `most_bytes`.
+    pub(super) fn open(
+        spool: &OpenSpool,
+        welcome: Welcome,
+        most_bytes: u32,
+    ) -> Result<Welcomed, End> {
         let Welcome { ledger_id, epoch, cursor, limits } = welcome;
         if ledger_id.is_empty() || ledger_id.len() > LEDGER_ID_BYTES {
             return Err(End::Violation(format!("its ledger's id has {} bytes", ledger_id.len())));
         }
         let standing = Standing::of(spool, &ledger_id, cursor);
         let asked = limits.unwrap_or_default();
-        let bytes = narrowed(asked.max_batch_bytes, BATCH_BYTES);
+        let bytes = narrowed(asked.max_batch_bytes, *BATCH_BYTES.start()..=most_bytes);
         let in_flight_most = narrowed(asked.max_in_flight, IN_FLIGHT);
         let known = cursor.min(spool.sealed_through);
         let session = Self {
@@ -157,6 +162,11 @@ impl Session {
 
     pub(super) fn acked_through(&self) -> u64 {
         self.acked_through
+    }
+
+    /// The end after which the records that the ledger does not have get new numbers.
+    pub(super) fn renumber(&self, why: String) -> End {
+        End::Renumber { spool_id: self.spool_id, after: self.acked_through, why }
     }
 
     /// A batch has no answer yet.
@@ -189,11 +199,7 @@ impl Session {
     /// not known which records it has, so that the numbers are kept until the next Welcome says it.
     fn hole(&self, given: u64) -> End {
         let why = format!("it gave record {given} instead of {}", self.sent_through + 1);
-        if self.is_waiting() {
-            End::Spool(why)
-        } else {
-            End::Renumber { after: self.acked_through, why }
-        }
+        if self.is_waiting() { End::Spool(why) } else { self.renumber(why) }
     }
 
     pub(super) fn receive(
@@ -214,13 +220,12 @@ impl Session {
     fn rejected(&self, reject: Reject) -> End {
         match reject.code() {
             // Under new numbers no record can be taken for another one.
-            Code::SequenceReuse => End::Renumber {
-                after: self.acked_through,
-                why: format!(
-                    "the collector has other records under its numbers: {}",
-                    reject.reason
-                ),
-            },
+            Code::SequenceReuse => {
+                let reason = reject.reason;
+                self.renumber(format!(
+                    "the collector has other records under its numbers: {reason}"
+                ))
+            }
             _ => End::refused(reject),
         }
     }

@@ -46,6 +46,8 @@ pub(super) struct Ledger {
     pub(super) epoch: u64,
     /// Last committed number by spool.
     pub(super) cursors: HashMap<Vec<u8>, u64>,
+    /// Hash of every record that ever came, by spool and sequence number: a repetition is the same.
+    pub(super) seen: HashMap<(Vec<u8>, u64), Vec<u8>>,
     /// Numbers of the committed tiles, in the order in which they were committed.
     pub(super) tiles: Vec<u64>,
     pub(super) limits: Option<Limits>,
@@ -271,6 +273,8 @@ impl Delivery {
         let mut through = cursor;
         for (seq, record) in (batch.first_seq..).zip(&batch.records) {
             assert_eq!(blake3::hash(&record.payload).as_bytes()[..], record.hash[..]);
+            let seen = ledger.seen.entry((self.spool.clone(), seq)).or_insert(record.hash.clone());
+            assert_eq!(*seen, record.hash, "a repetition is the same");
             if seq > cursor {
                 let (record, _) = record::decode(&record.payload).unwrap();
                 let Record::Tile(tile) = record else { panic!("only tiles were appended") };

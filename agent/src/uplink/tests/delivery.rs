@@ -4,12 +4,12 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use proto::telemetry::v1::{
-    Ack, DeliverResponse, Limits, Resume, Welcome, deliver_response::Message as Response,
+    Ack, DeliverResponse, Limits, Reject, Resume, Welcome, deliver_response::Message as Response,
     reject::Code,
 };
 
 use super::collector::{Collector, Session, reject, response};
-use super::{Agent, eventually};
+use super::{Agent, FENCED, eventually};
 
 #[tokio::test]
 async fn everything_is_delivered_once_and_in_order() {
@@ -73,6 +73,40 @@ async fn a_reject_is_waited_out() {
         .await;
         assert_eq!(agent.link.borrow().counters.rejects, 3);
     }
+}
+
+/// The second Hello comes this long after the first, which was answered with `reject`.
+async fn check_wait(reject: Reject, least: Duration) {
+    let collector = Collector::start([Session::Greet(response(Response::Reject(reject)))]);
+    let mut agent = Agent::connected(&collector);
+    agent.append(1);
+    agent.check_ledger(&collector).await;
+    let hellos = collector.ledger().hellos.clone();
+    let at = |index: usize| u128::from(hellos[index].clock.unwrap().boot_ns);
+    assert!(at(1) - at(0) >= least.as_nanos(), "{} ns", at(1) - at(0));
+}
+
+#[tokio::test]
+async fn a_collector_says_how_long_to_wait() {
+    let full = Reject { retry_after_ms: 200, ..Reject::default() };
+    check_wait(full, Duration::from_millis(200)).await;
+    let fenced = Reject { code: Code::StaleEpoch.into(), ..Reject::default() };
+    check_wait(fenced, FENCED).await;
+}
+
+#[tokio::test]
+async fn batches_shrink_until_the_collector_takes_them() {
+    let collector = Collector::start((0..4).map(|_| Session::Answer(reject(Code::TooLarge))));
+    let mut agent = Agent::new();
+    for _ in 0..3 {
+        agent.append(2_000);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    agent.connect(&collector.url());
+    agent.check_ledger(&collector).await;
+    // Of 64 KiB each, at most, instead of 4,096 records.
+    let per_batch = agent.appended / (collector.ledger().batches - 4);
+    assert!(per_batch < 1_500, "{per_batch} records in a batch");
 }
 
 #[tokio::test]

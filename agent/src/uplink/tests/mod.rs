@@ -26,6 +26,8 @@ use collector::Collector;
 /// Far more than anything here takes: what is not there by then does not come.
 const PATIENCE: Duration = Duration::from_secs(20);
 
+const FENCED: Duration = Duration::from_millis(60);
+
 /// A spool and its uplink.
 struct Agent {
     spool: Spool,
@@ -41,9 +43,9 @@ struct Agent {
 fn pace() -> Pace {
     Pace {
         retry: Bounds::new(Duration::from_millis(1), Duration::from_millis(20)).unwrap(),
-        welcome_within: Duration::from_millis(300),
-        answer_within: Duration::from_millis(300),
-        fenced: Duration::from_millis(30),
+        welcome_within: Duration::from_millis(1_500),
+        answer_within: Duration::from_millis(1_500),
+        fenced: FENCED,
         proven: Duration::from_secs(10),
     }
 }

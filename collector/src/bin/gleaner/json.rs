@@ -1,7 +1,7 @@
 //! Messages of the collector as `--json` prints them. What is not known is `null`, never 0.
 
 use proto::capacity::v1 as pb;
-use proto::series;
+use proto::names;
 use proto::telemetry::v1::{Device, Health, Holder, Instance, LiveHolder};
 use serde_json::{Value, json};
 
@@ -32,7 +32,7 @@ pub(crate) fn offer(offer: &pb::Offer) -> Value {
         "model": offer.model,
         "index": offer.index,
         "numa_node": offer.numa_node,
-        "class": series::class_name(offer.class()),
+        "class": names::class_name(offer.class()),
         "idle_age_ms": offer.idle_age_ms,
         "reading_age_ms": offer.reading_age_ms,
         "valid_for_ms": offer.valid_for_ms,
@@ -118,7 +118,7 @@ fn gpu<'a>(device: &Device, states: &mut impl Iterator<Item = &'a pb::InstanceSt
 fn instance(instance: &Instance, state: Option<&pb::InstanceState>) -> Value {
     json!({
         "mig_uuid": instance.mig_uuid,
-        "class": series::class_name(instance.class()),
+        "class": names::class_name(instance.class()),
         "class_age_ms": state.and_then(|it| it.class_age_ms),
         "idle_age_ms": state.and_then(|it| it.idle_age_ms),
         "dwell_left_ms": state.and_then(|it| it.dwell_left_ms),

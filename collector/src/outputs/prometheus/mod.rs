@@ -9,7 +9,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::exposition::{Family, Kind, Labels, Text};
+use proto::exposition::{Family, Labels, Text};
+use proto::names;
 use proto::series;
 use proto::telemetry::v1::{Class, CopyCounts, CudaCounts, copy_counts::Direction};
 
@@ -19,49 +20,43 @@ use crate::model::record::{self, CLASSES};
 use crate::state::fleet::{FleetSnapshot, Losses};
 use crate::state::node::{Node, Presence};
 
-const fn gauge(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Gauge, help }
-}
-
-const fn counter(name: &'static str, help: &'static str) -> Family {
-    Family { name, kind: Kind::Counter, help }
-}
-
 const NODE_INFO: Family =
-    gauge("gleaner_node_info", "1; cluster and agent version of a node, to join on node.");
-const NODE_UP: Family =
-    gauge("gleaner_node_up", "1 while a node is heard, 0 when it is silent or its agent has gone.");
+    Family::gauge("gleaner_node_info", "1; cluster and agent version of a node, to join on node.");
+const NODE_UP: Family = Family::gauge(
+    "gleaner_node_up",
+    "1 while a node is heard, 0 when it is silent or its agent has gone.",
+);
 const READING_AGE: Family =
-    gauge("gleaner_node_reading_age_seconds", "Time since a node's last readings arrived.");
-const SPOOL_RECORDS: Family = gauge(
+    Family::gauge("gleaner_node_reading_age_seconds", "Time since a node's last readings arrived.");
+const SPOOL_RECORDS: Family = Family::gauge(
     "gleaner_node_spool_records",
     "Records in a node's spool that no collector has acknowledged yet.",
 );
 const CLASS_AGE: Family =
-    gauge("gleaner_gpu_class_age_seconds", "How long the instance has been in its class.");
+    Family::gauge("gleaner_gpu_class_age_seconds", "How long the instance has been in its class.");
 const OFFERS_OPEN: Family =
-    gauge("gleaner_offers_open", "Offers of idle capacity that are open now, by class.");
-const CLASS_SECONDS: Family = counter(
+    Family::gauge("gleaner_offers_open", "Offers of idle capacity that are open now, by class.");
+const CLASS_SECONDS: Family = Family::counter(
     "gleaner_gpu_class_seconds_total",
     "Time of an instance by class, from the ledger; the classes sum to its wall time.",
 );
-const METERED_ENERGY: Family = counter(
+const METERED_ENERGY: Family = Family::counter(
     "gleaner_gpu_metered_energy_joules_total",
     "Energy of the whole device while it was metered, from the ledger.",
 );
-const MEMORY_INTEGRAL: Family = counter(
+const MEMORY_INTEGRAL: Family = Family::counter(
     "gleaner_gpu_memory_byte_seconds_total",
     "Used memory of an instance integrated over time, from the ledger.",
 );
-const REFUSED_UPDATES: Family = counter(
+const REFUSED_UPDATES: Family = Family::counter(
     "gleaner_fleet_refused_updates_total",
     "Live updates of nodes that there was no room for.",
 );
-const CUT: Family = counter(
+const CUT: Family = Family::counter(
     "gleaner_fleet_cut_total",
     "Parts of live updates that were over a bound and cut off, by what they were.",
 );
-const CONFLICTS: Family = counter(
+const CONFLICTS: Family = Family::counter(
     "gleaner_fleet_device_conflicts_total",
     "Times a live node began to list a device that another live node lists.",
 );
@@ -94,7 +89,7 @@ pub fn write_fleet(text: &mut Text, fleet: &FleetSnapshot, now_ns: u64) {
     for (name, node) in &live {
         for it in node.instances() {
             let device = Labels::new([("node", name.as_str()), ("gpu_uuid", &it.device.gpu_uuid)]);
-            let labels = series::instance_labels(&device, it.instance);
+            let labels = names::instance_labels(&device, it.instance);
             text.sample(&labels, it.class_age_ns(now_ns).map(seconds));
         }
     }
@@ -105,7 +100,7 @@ pub fn write_fleet(text: &mut Text, fleet: &FleetSnapshot, now_ns: u64) {
 pub fn write_offers(text: &mut Text, open: &BTreeMap<Class, u32>) {
     text.family(OFFERS_OPEN);
     for class in OFFERED {
-        let labels = Labels::new([("class", series::class_name(class))]);
+        let labels = Labels::new([("class", names::class_name(class))]);
         text.count(&labels, Some(open.get(&class).copied().unwrap_or(0).into()));
     }
 }
@@ -233,7 +228,7 @@ impl<'a> Names<'a> {
 }
 
 fn tenant(labels: &TenantLabels) -> Labels {
-    series::labels_of(
+    names::labels_of(
         &labels.tenant,
         labels.namespace.as_deref(),
         labels.pod.as_deref(),

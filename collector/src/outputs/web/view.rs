@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use proto::series;
+use proto::names;
 use proto::telemetry::v1::{Device, Health, LiveHolder, Tracing, holder};
 use serde::Serialize;
 
@@ -201,7 +201,7 @@ impl Selection {
     fn has_instance(&self, it: &Observed<'_>) -> bool {
         let holders = it.instance.holders.iter().filter_map(|it| it.holder.as_ref());
         self.has_text(it.id())
-            || self.has_text(series::class_name(it.class()))
+            || self.has_text(names::class_name(it.class()))
             || it.device.model.as_deref().is_some_and(|it| self.has_text(it))
             || holders.into_iter().any(|it| self.has_text(&it.tenant) || self.has_text(&it.id))
     }
@@ -224,7 +224,7 @@ fn summary(fleet: &FleetSnapshot, policy: Policy) -> Summary {
         }
         for it in node.instances() {
             summary.instances += 1;
-            *summary.classes.entry(series::class_name(it.class())).or_insert(0) += 1;
+            *summary.classes.entry(names::class_name(it.class())).or_insert(0) += 1;
             let dwelling = policy.decide(&it).is_dwelling();
             summary.dwelling += u32::from(dwelling);
         }
@@ -300,7 +300,7 @@ fn instance(it: Observed<'_>, policy: Policy, now_ns: u64) -> InstanceView<'_> {
     InstanceView {
         id: it.id(),
         mig_uuid: it.instance.mig_uuid.as_deref(),
-        class: series::class_name(it.class()),
+        class: names::class_name(it.class()),
         class_age_ms: it.class_age_ns(now_ns).map(|it| it / NS_PER_MS),
         idle_age_ms: it.idle_age_ns(now_ns).map(|it| it / NS_PER_MS),
         reason: &it.instance.reason,
@@ -356,7 +356,7 @@ fn offer(offer: &Offer, now_ns: u64) -> OfferView<'_> {
         model: it.device.model.as_deref(),
         index: it.device.index,
         numa_node: it.device.numa_node,
-        class: series::class_name(it.class()),
+        class: names::class_name(it.class()),
         idle_age_ms: it.idle_age_ns(now_ns).map(|it| it / NS_PER_MS),
         reading_age_ms: it.node.reading_age_ns(now_ns) / NS_PER_MS,
         dwell_ms: offer.dwell_ns / NS_PER_MS,

@@ -1,7 +1,7 @@
 //! One line per thing told, for people or for programs. Pure.
 
 use proto::capacity::v1::{Offer, Position, withdrawn::Reason};
-use proto::series;
+use proto::names;
 use serde_json::{Value, json};
 
 use super::told::Told;
@@ -90,7 +90,7 @@ fn described(offer: &Offer) -> String {
     let mut text = format!(
         "{}  {:<15}  {memory:>14} free  idle {idle}",
         name(offer),
-        series::class_name(offer.class())
+        names::class_name(offer.class())
     );
     if offer.dwell_ms > 0 {
         text.push_str(&format!(" (dwell {})", words::span(offer.dwell_ms.into())));

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use collector::clock;
 use proto::capacity::v1::{Position, WatchRequest};
-use proto::series;
+use proto::names;
 use proto::telemetry::v1::Class;
 use tokio::time::{sleep, timeout};
 
@@ -99,7 +99,7 @@ fn class(name: &str) -> Result<Class, ClientError> {
         Class::MemoryHeld,
         Class::Stalled,
     ];
-    offered.into_iter().find(|it| series::class_name(*it) == name).ok_or_else(|| {
+    offered.into_iter().find(|it| names::class_name(*it) == name).ok_or_else(|| {
         ClientError::Option {
             option: "class",
             got: name.to_owned(),

@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::collections::BTreeMap;
 
 use proto::capacity::v1::{Fleet, InstanceState, Node, node::Presence};
-use proto::series;
+use proto::names;
 use proto::telemetry::v1::{Class, Device, Instance};
 
 use crate::words;
@@ -114,7 +114,7 @@ pub(super) fn summary(fleet: &Fleet) -> String {
     let mut classes: BTreeMap<u8, (&str, usize)> = BTreeMap::new();
     for instance in live().flat_map(|it| &it.devices).flat_map(|it| &it.instances) {
         let class = instance.class();
-        classes.entry(rank(class)).or_insert((series::class_name(class), 0)).1 += 1;
+        classes.entry(rank(class)).or_insert((names::class_name(class), 0)).1 += 1;
     }
     let total: usize = classes.values().map(|it| it.1).sum();
     let classes: Vec<String> =
@@ -202,7 +202,7 @@ fn row(node: &Node, device: &Device, instance: &Instance, state: Option<&Instanc
         cells: [
             node_name(node),
             gpu_name(device, instance),
-            series::class_name(class).to_owned(),
+            names::class_name(class).to_owned(),
             known(state.and_then(|it| it.class_age_ms).map(words::age)),
             words::percent(busy_ratio),
             words::part(used, if whole { readings.memory_total_bytes } else { total }),

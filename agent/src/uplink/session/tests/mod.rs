@@ -1,15 +1,15 @@
-//! Single answers by table, and whole histories against a tiny collector.
+//! What single answers mean; whole histories are in `histories.rs`.
 
-use std::collections::VecDeque;
+mod histories;
+
 use std::ops::RangeInclusive;
 
-use proptest::prelude::{Strategy, any, prop, prop_oneof, proptest};
 use proto::telemetry::v1::{Ack, Batch, Limits, Reject, Resume, SealedRecord, Welcome};
 
 use super::deliver_response::Message;
 use super::{
-    Answer, BatchLimits, Code, End, MOST_RETRY_AFTER, OpenSpool, Refusal, Session, SpoolId,
-    Standing, Want,
+    Answer, BATCH_BYTES, BatchLimits, Code, End, MOST_RETRY_AFTER, OpenSpool, Refusal, Session,
+    SpoolId, Standing, Want, Welcomed,
 };
 use crate::spool;
 
@@ -32,9 +32,13 @@ fn welcome(cursor: u64) -> Welcome {
     Welcome { ledger_id: LEDGER.to_vec(), epoch: 3, cursor, limits: None }
 }
 
+fn open(spool: &OpenSpool, welcome: Welcome) -> Result<Welcomed, End> {
+    Session::open(spool, welcome, *BATCH_BYTES.end())
+}
+
 /// A session of a spool with ten records, of which the collector has `cursor`.
 fn session(cursor: u64) -> Session {
-    Session::open(&spool(10, cursor), welcome(cursor)).unwrap().session
+    open(&spool(10, cursor), welcome(cursor)).unwrap().session
 }
 
 /// Records whose content is their number.
@@ -67,7 +71,7 @@ fn wanted(session: &Session) -> Option<u64> {
 // === Welcome ===
 
 fn check_welcome(spool: &OpenSpool, welcome: Welcome, standing: Standing, from: u64) {
-    let it = Session::open(spool, welcome).unwrap();
+    let it = open(spool, welcome).unwrap();
     assert_eq!((it.standing, wanted(&it.session)), (standing, Some(from)));
     assert_eq!(it.session.acked_through(), from - 1);
 }
@@ -89,19 +93,21 @@ fn a_welcome_says_where_the_ledger_stands() {
 #[test]
 fn a_ledger_without_a_usable_id_is_refused() {
     for (ledger_id, text) in [(vec![], "has 0 bytes"), (vec![1; 65], "has 65 bytes")] {
-        let end = Session::open(&spool(0, 0), Welcome { ledger_id, ..welcome(0) });
+        let end = open(&spool(0, 0), Welcome { ledger_id, ..welcome(0) });
         assert_eq!(end, Err(End::Violation(format!("its ledger's id {text}"))));
     }
 }
 
 fn check_limits(max_batch_bytes: u32, max_in_flight: u32, bytes: u64, batches: u64) {
     let limits = Some(Limits { max_batch_bytes, max_in_flight });
-    let welcomed = Session::open(&spool(100, 0), Welcome { limits, ..welcome(0) });
+    let welcomed = open(&spool(100, 0), Welcome { limits, ..welcome(0) });
     let mut session = welcomed.unwrap().session;
     let limits = BatchLimits { records: 4_096, bytes };
     assert_eq!(session.want(), Some(Want { from: 1, limits }));
-    while let Some(Want { from, .. }) = session.want() {
-        send(&mut session, from..=from);
+    for seq in 1..=100 {
+        if session.want().is_some() {
+            send(&mut session, seq..=seq);
+        }
     }
     assert_eq!(session.sent_through, batches);
 }
@@ -144,6 +150,15 @@ fn a_resume_rewinds_once_however_often_it_is_repeated() {
     assert_eq!(session.receive(resume(6)), Ok(Answer::Known));
     assert_eq!(wanted(&session), Some(9));
     violation(&mut session, resume(6), "it wants 6 again");
+}
+
+#[test]
+fn a_collector_that_has_more_than_it_asked_for_is_believed() {
+    let mut session = session(4);
+    send(&mut session, 5..=8);
+    assert_eq!(session.receive(resume(6)), Ok(Answer::Rewound { next: 6 }));
+    assert_eq!(session.receive(ack(8)), Ok(Answer::Acked { through: 8, records: 4 }));
+    assert_eq!(wanted(&session), Some(9));
 }
 
 #[test]
@@ -195,7 +210,7 @@ fn numbers_that_are_taken_begin_a_new_sequence() {
     let mut session = session(4);
     send(&mut session, 5..=6);
     let why = "the collector has other records under its numbers: seq 5 twice".to_owned();
-    let renumber = End::Renumber { after: 4, why };
+    let renumber = End::Renumber { spool_id: SPOOL, after: 4, why };
     assert_eq!(session.receive(Some(Message::Reject(reject))), Err(renumber));
 }
 
@@ -213,178 +228,6 @@ fn a_hole_in_the_spool_begins_a_new_sequence_when_it_is_known_where() {
     let why = || "it gave record 9 instead of 7".to_owned();
     assert_eq!(session.batch(picked(9..=10)), Err(End::Spool(why())));
     session.receive(ack(6)).unwrap();
-    let renumber = End::Renumber { after: 6, why: why() };
+    let renumber = End::Renumber { spool_id: SPOOL, after: 6, why: why() };
     assert_eq!(session.batch(picked(9..=10)), Err(renumber));
-}
-
-// === histories ===
-
-/// One step of a history. Numbers are taken modulo what is there.
-#[derive(Clone, Debug)]
-enum Step {
-    Append(u8),
-    /// The agent sends a batch of at most so many records, if it may.
-    Send(u8),
-    /// The collector takes a message, or the agent does.
-    Deliver,
-    Answer,
-    /// The collector commits and acknowledges; so many times, as if the answer were duplicated.
-    Commit(u8),
-    /// The collector's transaction fails.
-    RollBack,
-    /// The connection breaks; what is under way is lost.
-    Cut,
-}
-
-/// A collector in few words: a cursor, and what is applied and not yet committed.
-#[derive(Debug, Default)]
-struct Collector {
-    committed: u64,
-    applied: u64,
-    inbox: VecDeque<Batch>,
-    /// Payloads of committed records, in order.
-    ledger: Vec<u64>,
-    open: Vec<u64>,
-}
-
-#[derive(Debug)]
-struct World {
-    limit: u32,
-    appended: u64,
-    sealed: u64,
-    acked: u64,
-    session: Session,
-    outbox: VecDeque<Message>,
-    collector: Collector,
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        3 => (1..20_u8).prop_map(Step::Append),
-        8 => (1..6_u8).prop_map(Step::Send),
-        8 => prop::bool::ANY.prop_map(|it| if it { Step::Deliver } else { Step::Answer }),
-        4 => (1..4_u8).prop_map(Step::Commit),
-        1 => any::<bool>().prop_map(|it| if it { Step::RollBack } else { Step::Cut }),
-    ]
-}
-
-// === impl Collector ===
-
-impl Collector {
-    fn take(&mut self, outbox: &mut VecDeque<Message>) {
-        let Some(batch) = self.inbox.pop_front() else { return };
-        if batch.first_seq > self.applied + 1 {
-            outbox.push_back(Message::Resume(Resume { next: self.applied + 1 }));
-            return;
-        }
-        for (seq, record) in (batch.first_seq..).zip(&batch.records) {
-            if seq == self.applied + 1 {
-                self.applied = seq;
-                self.open.push(u64::from_be_bytes(record.payload[..].try_into().unwrap()));
-            }
-        }
-    }
-
-    fn commit(&mut self, answers: u8, outbox: &mut VecDeque<Message>) {
-        self.committed = self.applied;
-        self.ledger.append(&mut self.open);
-        for _ in 0..answers {
-            outbox.push_back(Message::Ack(Ack { through: self.committed }));
-        }
-    }
-
-    fn roll_back(&mut self) {
-        self.applied = self.committed;
-        self.open.clear();
-    }
-}
-
-// === impl World ===
-
-impl World {
-    fn new(limit: u32) -> Self {
-        let collector = Collector::default();
-        let session = Session::open(&spool(0, 0), welcome(0)).unwrap().session;
-        let outbox = VecDeque::new();
-        let mut world =
-            Self { limit, appended: 0, sealed: 0, acked: 0, session, outbox, collector };
-        world.connect();
-        world
-    }
-
-    fn connect(&mut self) {
-        self.collector.roll_back();
-        self.collector.inbox.clear();
-        self.outbox.clear();
-        let limits = Some(Limits { max_batch_bytes: 0, max_in_flight: self.limit });
-        let welcome = Welcome { limits, ..welcome(self.collector.committed) };
-        let welcomed = Session::open(&spool(self.sealed, self.acked), welcome).unwrap();
-        assert_eq!(welcomed.standing, Standing::Whole);
-        self.session = welcomed.session;
-        self.acked = self.session.acked_through();
-    }
-
-    fn send(&mut self, most: u64) {
-        let Some(want) = self.session.want() else { return };
-        let last = self.appended.min(want.from - 1 + most);
-        if last < want.from {
-            return;
-        }
-        self.sealed = self.sealed.max(last);
-        let batch = send(&mut self.session, want.from..=last);
-        assert!(batch.first_seq > self.acked, "nothing acknowledged is sent again");
-        self.collector.inbox.push_back(batch);
-        assert!(self.session.in_flight.len() <= self.limit as usize);
-    }
-
-    fn answer(&mut self) {
-        let Some(message) = self.outbox.pop_front() else { return };
-        match self.session.receive(Some(message)) {
-            Ok(Answer::Acked { through, records }) => {
-                assert_eq!(through, self.acked + records);
-                self.acked = through;
-            }
-            Ok(Answer::Rewound { .. } | Answer::Known) => {}
-            Err(End::Violation(text)) if text.ends_with(" again") => self.connect(),
-            Err(end) => panic!("the collector did nothing wrong: {end:?}"),
-        }
-        assert!(self.acked <= self.collector.committed, "only what is committed is forgotten");
-    }
-
-    fn step(&mut self, step: &Step) {
-        match step {
-            Step::Append(records) => self.appended += u64::from(*records),
-            Step::Send(most) => self.send(u64::from(*most)),
-            Step::Deliver => self.collector.take(&mut self.outbox),
-            Step::Answer => self.answer(),
-            Step::Commit(answers) => self.collector.commit(*answers, &mut self.outbox),
-            Step::RollBack => self.collector.roll_back(),
-            Step::Cut => self.connect(),
-        }
-    }
-}
-
-proptest! {
-    #[test]
-    fn every_record_is_delivered_once(
-        limit in 1..=8_u32,
-        steps in prop::collection::vec(step(), 0..300),
-    ) {
-        let mut world = World::new(limit);
-        for step in &steps {
-            world.step(step);
-        }
-        // A batch that was rolled back and not followed by another has no answer: the driver's
-        // deadline cuts such a connection.
-        world.connect();
-        for _ in 0..=world.appended {
-            for step in [Step::Send(5), Step::Deliver, Step::Commit(1), Step::Answer] {
-                world.step(&step);
-            }
-        }
-        let all: Vec<u64> = (1..=world.appended).collect();
-        assert_eq!(world.collector.ledger, all);
-        assert_eq!(world.acked, world.appended);
-        assert!(!world.session.is_waiting());
-    }
 }

@@ -1,0 +1,103 @@
+//! The agent's `/metrics`: the node's series, as the collector serves them for the fleet, and the
+//! agent's own.
+
+pub mod own;
+mod parts;
+
+use proto::exposition::{Labels, Text};
+use proto::names;
+use proto::series;
+use proto::telemetry::v1::{CudaCounts, LiveUpdate};
+
+use crate::metrics::own::Own;
+use crate::model::readings;
+use crate::model::usage::Share;
+use crate::record::common::wire_counts;
+use crate::samplers::nvml::NvmlStats;
+use crate::spool::SpoolStatus;
+use crate::totals::{Held, Tenant, Totals};
+use crate::uplink::link::LinkState;
+
+/// What a scrape shows of the node. Rendered only when asked for.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub node: String,
+    pub live: LiveUpdate,
+    pub totals: Totals,
+    /// Calls of processes beyond `cuda.max_processes`: nobody's, and not lost.
+    pub overflow: readings::CudaCounts,
+    pub nvml: NvmlStats,
+    pub spool: SpoolStatus,
+    pub link: LinkState,
+}
+
+/// The whole body of a scrape. Before the first reading there is nothing to say about the node.
+#[must_use]
+pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
+    let mut text = Text::default();
+    if let Some(snapshot) = snapshot {
+        series::write_live(&mut text, &[(snapshot.node.as_str(), &snapshot.live)]);
+        write_shares(&mut text, snapshot);
+        series::write_cuda(&mut text, &cuda_by_tenant(&snapshot.totals));
+        parts::write_overflow(&mut text, &snapshot.node, &snapshot.overflow);
+        parts::write_nvml(&mut text, &snapshot.node, &snapshot.nvml);
+        parts::write_spool(&mut text, &snapshot.spool);
+        parts::write_link(&mut text, &snapshot.link);
+    }
+    text.into_body() + &own.render()
+}
+
+fn write_shares(text: &mut Text, snapshot: &Snapshot) {
+    text.family(series::TENANT_GPU_SECONDS);
+    for (tenant, totals) in &snapshot.totals.tenants {
+        for (held, nanoseconds) in &totals.shares {
+            text.seconds(&held_labels(labels_of(tenant), *held), *nanoseconds);
+        }
+    }
+    text.family(series::GPU_SECONDS);
+    for ((id, share), nanoseconds) in &snapshot.totals.unowned {
+        let mut labels =
+            Labels::new([("node", snapshot.node.as_str()), ("gpu_uuid", &id.device.0)]);
+        if let Some(mig) = &id.mig {
+            labels.push("mig_uuid", mig);
+        }
+        text.seconds(&unowned_labels(labels, share), *nanoseconds);
+    }
+}
+
+fn labels_of(tenant: &Tenant) -> Labels {
+    names::labels_of(
+        &tenant.tenant,
+        tenant.namespace.as_deref(),
+        tenant.pod.as_deref(),
+        tenant.container.as_deref(),
+    )
+}
+
+fn held_labels(labels: Labels, held: Held) -> Labels {
+    match held {
+        Held::Active(method) => labels.with("share", "active").with("method", method.as_str()),
+        Held::Idle => labels.with("share", "held_idle"),
+        Held::Unknown => labels.with("share", "held_unknown"),
+    }
+}
+
+fn unowned_labels(labels: Labels, share: &Share) -> Labels {
+    match share {
+        Share::Unattributed(reason) => {
+            labels.with("share", "unattributed").with("reason", reason.as_str())
+        }
+        Share::Unobserved(reason) => {
+            labels.with("share", "unobserved").with("reason", reason.as_str())
+        }
+        Share::Free => labels.with("share", "free"),
+        Share::Active(..) | Share::HeldIdle(_) | Share::HeldUnknown(_) => {
+            unreachable!("`Totals` keeps what belongs to somebody by tenant")
+        }
+    }
+}
+
+fn cuda_by_tenant(totals: &Totals) -> Vec<(Labels, CudaCounts)> {
+    let counted = totals.tenants.iter().filter(|(_, it)| !it.cuda.is_zero());
+    counted.map(|(tenant, it)| (labels_of(tenant), wire_counts(&it.cuda))).collect()
+}

@@ -1,0 +1,68 @@
+//! How the words of the schema are written in labels, messages, the page and the client.
+
+use crate::exposition::Labels;
+use crate::telemetry::v1::{Class, Holder, Instance, copy_counts::Direction};
+
+/// Labels of a tenant's series: `tenant`, and the others where they are known.
+#[must_use]
+pub fn labels_of(
+    tenant: &str,
+    namespace: Option<&str>,
+    pod: Option<&str>,
+    container: Option<&str>,
+) -> Labels {
+    let mut labels = Labels::new([("tenant", tenant)]);
+    let optional =
+        [("tenant_namespace", namespace), ("tenant_pod", pod), ("tenant_container", container)];
+    for (name, value) in optional {
+        if let Some(value) = value {
+            labels.push(name, value);
+        }
+    }
+    labels
+}
+
+/// As `labels_of`, of the tenant that answers for a holder.
+#[must_use]
+pub fn tenant_labels(holder: &Holder) -> Labels {
+    labels_of(
+        &holder.tenant,
+        holder.tenant_namespace.as_deref(),
+        holder.tenant_pod.as_deref(),
+        holder.tenant_container.as_deref(),
+    )
+}
+
+/// A device's labels, and `mig_uuid` where the instance is a part of it.
+#[must_use]
+pub fn instance_labels(device: &Labels, instance: &Instance) -> Labels {
+    instance.mig_uuid.as_deref().map_or_else(|| device.clone(), |it| device.with("mig_uuid", it))
+}
+
+/// A class as labels, messages and the client write it.
+#[must_use]
+pub fn class_name(class: Class) -> &'static str {
+    match class {
+        Class::Unspecified | Class::Unknown => "unknown",
+        Class::Free => "free",
+        Class::HeldNoProcess => "held_no_process",
+        Class::HeldNoContext => "held_no_context",
+        Class::MemoryHeld => "memory_held",
+        Class::Stalled => "stalled",
+        Class::HostBound => "host_bound",
+        Class::Active => "active",
+        Class::Down => "down",
+    }
+}
+
+/// A copy direction as labels write it.
+#[must_use]
+pub fn direction_name(direction: Direction) -> &'static str {
+    match direction {
+        Direction::HostToDevice => "host_to_device",
+        Direction::DeviceToHost => "device_to_host",
+        Direction::DeviceToDevice => "device_to_device",
+        Direction::Peer => "peer",
+        Direction::Unspecified | Direction::Unknown => "unknown",
+    }
+}
