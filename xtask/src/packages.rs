@@ -12,8 +12,14 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 1] =
-    [Need { program: "promtool", package: "prometheus", why: "a real Prometheus reads /metrics" }];
+const NEEDS: [Need; 2] = [
+    Need { program: "promtool", package: "prometheus", why: "a real Prometheus reads /metrics" },
+    Need {
+        program: "chromedriver",
+        package: "chromium-driver",
+        why: "a real browser shows the page",
+    },
+];
 
 /// Installs what is missing, as root on a machine with apt; otherwise says what to install. The
 /// tests that need it then fail and say so too.
