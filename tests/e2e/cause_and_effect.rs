@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use tests::collector::Collector;
 use tests::node::{Build, Setup};
+use tests::program::run;
 use tests::scrape::Scrape;
 use tests::tenant::Truth;
 use tests::usage::conserved_wall;
@@ -162,4 +163,24 @@ fn a_tenant_without_a_unit_is_its_user() {
     node.until(SOON, "the user has the launches", |it| {
         it.counts(LAUNCHES, &[("tenant", tenant)], truth.launches())
     });
+}
+
+#[test]
+fn nobody_is_too_short_lived_to_be_counted() {
+    let node = Setup::gpus(1).start();
+    for index in 0..20 {
+        node.tenant(&format!("short-{index}"), &["--launches=7"]).finish();
+    }
+    // Gone before anyone could look whose they were: the user answers for them, and nothing is lost.
+    node.until(SOON, "every launch has a tenant", |it| it.counts(LAUNCHES, &[], 140));
+}
+
+#[test]
+fn children_and_programs_that_follow_each_other_in_a_process_are_counted() {
+    let node = Setup::gpus(1).start();
+    let work = ["--launches=20", "--launches-per-second=100"];
+    let then = format!("--library {} {}", node.cuda_library().display(), work.join(" "));
+    let parts = [&work[..], &["--fork", "--then", &then]].concat();
+    assert_eq!(run(&node.workload(&parts)).code, Some(0));
+    node.until(SOON, "parent, child and what they became", |it| it.counts(LAUNCHES, &[], 80));
 }

@@ -7,7 +7,7 @@ use tests::collector::Collector;
 use tests::node::Setup;
 use tests::scrape::Scrape;
 use tests::usage::{conserved_wall as wall, nanoseconds};
-use tests::wait::{check, eventually};
+use tests::wait::{check, eventually, now};
 
 const SOON: Duration = Duration::from_secs(20);
 const LAUNCHES: &str = "gleaner_tenant_cuda_launches_total";
@@ -92,7 +92,7 @@ fn time_without_an_agent_is_unobserved_and_nothing_overlaps() {
         Ok(usage)
     });
     // Contiguous: from then on one device adds one second per second, and the gap is not a part twice.
-    let (start, wall_before) = (tests::wait::now(), wall(&before));
+    let (start, wall_before) = (now(), wall(&before));
     std::thread::sleep(Duration::from_secs(3));
     let (elapsed, grown) = (start.elapsed(), wall(&collector.usage().unwrap()) - wall_before);
     let grown = Duration::from_nanos(u64::try_from(grown).unwrap());
@@ -126,7 +126,9 @@ fn an_agent_that_stops_in_order_leaves_no_gap_but_the_one_it_was_away() {
     std::thread::sleep(Duration::from_secs(2));
     // Quiet while the agent is away, so that every launch was under its eyes.
     let truth = tenant.stop();
+    let stopping = now();
     assert!(node.stop_agent().success());
+    assert!(stopping.elapsed() < Duration::from_secs(2), "{:?}", stopping.elapsed());
     collector.until(SOON, "the last records were handed over before the end", |it| {
         it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
     });

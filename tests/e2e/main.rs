@@ -6,6 +6,7 @@
 mod cause_and_effect;
 mod client;
 mod failures;
+mod grpc;
 mod ledger_once;
 mod nvml_sampler;
 mod offers;

@@ -193,7 +193,8 @@ impl Collector {
         });
     }
 
-    fn ask<T, F>(&self, call: impl FnOnce(Channel) -> F) -> Result<T, String>
+    /// One answer of one of its gRPC services.
+    pub fn ask<T, F>(&self, call: impl FnOnce(Channel) -> F) -> Result<T, String>
     where
         F: Future<Output = Result<tonic::Response<T>, tonic::Status>>,
     {
