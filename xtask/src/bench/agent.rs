@@ -48,7 +48,7 @@ pub(super) fn run() -> anyhow::Result<Vec<Row>> {
     Ok(vec![
         Row::new("CPU of the agent", share * 100.0, "% of a core").value_at_most(CPU_PERCENT),
         Row::new("resident memory", memory.resident_mib, "MiB").value_at_most(RSS_MIB),
-        Row::new("resident memory, highest", memory.highest_mib, "MiB").value_at_most(RSS_MIB),
+        Row::new("resident memory, highest since the start", memory.highest_mib, "MiB"),
     ])
 }
 
