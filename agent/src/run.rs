@@ -39,6 +39,11 @@ const CLOSE: Duration = Duration::from_secs(2);
 /// processes is read some times, not a hundred.
 const EVENT_PAUSE: Duration = Duration::from_millis(20);
 
+/// After a process event the driver's view follows late: its utilisation is a sample of up to a
+/// second, and memory comes back when it is done. Pauses after which it is looked at again.
+const FOLLOW_UPS: [Duration; 3] =
+    [Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(600)];
+
 /// Why the agent stopped.
 #[derive(Debug, thiserror::Error)]
 pub enum RunError {
@@ -91,6 +96,12 @@ impl Signals {
             _ = self.terminate.recv() => {}
         }
     }
+}
+
+/// `None` at once when there is nothing to wait for.
+async fn pause(length: Option<&Duration>) -> Option<()> {
+    tokio::time::sleep(*length?).await;
+    Some(())
 }
 
 /// Everything that runs, and what passes between the parts.
@@ -163,12 +174,19 @@ impl Agent {
     async fn watch(&mut self, signals: &mut Signals) {
         let mut ticker = tokio::time::interval(self.config.tick);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        let mut follow_ups = FOLLOW_UPS[..0].iter();
         loop {
+            let next = follow_ups.as_slice().first();
             let cause = tokio::select! {
                 () = signals.received() => return,
                 _ = ticker.tick() => "tick",
                 () = self.sources.cuda.changed() => {
                     tokio::time::sleep(EVENT_PAUSE).await;
+                    follow_ups = FOLLOW_UPS.iter();
+                    "event"
+                }
+                Some(()) = pause(next) => {
+                    follow_ups.next();
                     "event"
                 }
             };

@@ -141,3 +141,17 @@ fn a_subscriber_is_told_again_after_the_collector_was_killed() {
     let snapshots = |it: &&tests::scheduler::Heard| matches!(it.message, Message::SnapshotBegin(_));
     assert!(scheduler.heard().iter().filter(snapshots).count() >= 2, "another generation");
 }
+
+#[test]
+fn the_end_of_a_working_process_does_not_wait_for_the_tick() {
+    let slow = |it: &mut Setup| it.config.tick_ms = 5_000;
+    let (collector, node, scheduler) = start(Setup::gpus(1).with(slow));
+    let uuid = node.gpu_uuid(0);
+    for _ in 0..3 {
+        let tenant = node.tenant("t", &["--launches-per-second=100", "--kernel-us=5000"]);
+        collector.until_class(SOON, uuid, Class::Active);
+        tenant.kill();
+        // The driver's last sample still holds its kernels, and its memory is given back late.
+        scheduler.until_offered(AT_ONCE * 2, uuid);
+    }
+}
