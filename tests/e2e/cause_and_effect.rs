@@ -61,7 +61,7 @@ fn every_call_is_counted_once_on_agent_and_collector() {
 #[test]
 fn every_build_of_the_driver_is_counted() {
     for (build, offset) in [(Build::Cmp, 10), (Build::Push, 0), (Build::Endbr64, 4)] {
-        let node = Setup::gpus(1).with(|it| it.build = build).start();
+        let node = Setup::gpus(1).with(|it| it.build = Some(build)).start();
         let truth = node.tenant("t", &["--rounds=20"]).finish();
         node.until(SOON, "the agent has every call", |it| counts_equal(it, "t", &truth));
         let status = node.status();

@@ -21,7 +21,7 @@ fn every_build_answers_every_call_the_same() {
         for variant in
             [&[][..], &["--per-thread"], &["--proc-address"], &["--per-thread", "--proc-address"]]
         {
-            let node = Setup::gpus(1).with(|it| it.build = build).make();
+            let node = Setup::gpus(1).with(|it| it.build = Some(build)).make();
             let arguments = [&["--rounds=5", "--threads=2"], variant].concat();
             let truth = node.tenant("t", &arguments).finish();
             assert!(truth.0.values().all(|it| it.failed == 0), "{build:?} {variant:?}: {truth:?}");

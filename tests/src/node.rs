@@ -34,7 +34,8 @@ pub enum Build {
 pub struct Setup {
     pub scenario: Scenario,
     pub config: RawConfig,
-    pub build: Build,
+    /// `None` = the node has no stand-ins: its agent and workloads use the driver of this machine.
+    pub build: Option<Build>,
 }
 
 /// A folder with the stand-in libraries, and an agent that knows no others.
@@ -57,7 +58,12 @@ impl Setup {
         config.holders.allocations = "none".to_owned();
         config.collector.address = String::new();
         config.http.listen = format!("127.0.0.1:{}", ports::free());
-        Self { scenario: Scenario::with_gpus(count), config, build: Build::Cmp }
+        Self { scenario: Scenario::with_gpus(count), config, build: Some(Build::Cmp) }
+    }
+
+    /// This machine, with its own GPUs and driver.
+    pub fn real() -> Self {
+        Self { build: None, ..Self::gpus(0) }
     }
 
     #[must_use]
@@ -82,20 +88,16 @@ impl Setup {
     pub fn make(self) -> Node {
         let folder = tempfile::tempdir().expect("the temporary folder is writable");
         open_to_all(folder.path());
-        copy("libnvml_stub.so", &folder.path().join("libnvidia-ml.so.1"));
-        let build = match self.build {
-            Build::Cmp => "libcuda_stub_cmp.so",
-            Build::Push => "libcuda_stub_push.so",
-            Build::Endbr64 => "libcuda_stub_endbr64.so",
-        };
-        copy(build, &folder.path().join("libcuda.so.1"));
-        self.scenario.write(folder.path()).expect("the folder is writable");
         let mut config = self.config;
+        if let Some(build) = self.build {
+            stand_in(build, folder.path());
+            self.scenario.write(folder.path()).expect("the folder is writable");
+            config.nvml.library = folder.path().join("libnvidia-ml.so.1");
+            config.cuda.libraries = vec![folder.path().join("libcuda.so.1")];
+        }
         if config.node.is_empty() {
             "node-a".clone_into(&mut config.node);
         }
-        config.nvml.library = folder.path().join("libnvidia-ml.so.1");
-        config.cuda.libraries = vec![folder.path().join("libcuda.so.1")];
         config.spool.path = folder.path().join("spool");
         Node {
             name: config.node.clone(),
@@ -120,8 +122,10 @@ impl Node {
         self.folder.path()
     }
 
+    /// What the workloads open: the stand-in, or the driver where the linker finds it.
     pub fn cuda_library(&self) -> PathBuf {
-        self.folder.path().join("libcuda.so.1")
+        let stand_in = self.folder.path().join("libcuda.so.1");
+        if stand_in.exists() { stand_in } else { "libcuda.so.1".into() }
     }
 
     pub fn gpu_uuid(&self, index: usize) -> &str {
@@ -295,6 +299,16 @@ fn open_to_all(folder: &Path) {
     use std::os::unix::fs::PermissionsExt;
     let mode = std::fs::Permissions::from_mode(0o755);
     std::fs::set_permissions(folder, mode).expect("the folder is ours");
+}
+
+fn stand_in(build: Build, folder: &Path) {
+    copy("libnvml_stub.so", &folder.join("libnvidia-ml.so.1"));
+    let cuda = match build {
+        Build::Cmp => "libcuda_stub_cmp.so",
+        Build::Push => "libcuda_stub_push.so",
+        Build::Endbr64 => "libcuda_stub_endbr64.so",
+    };
+    copy(cuda, &folder.join("libcuda.so.1"));
 }
 
 fn copy(artefact_name: &str, to: &Path) {
