@@ -26,7 +26,11 @@ pub(super) struct Introduction<'a> {
 pub(super) fn introduce(it: &Introduction<'_>) {
     let parts = [it.page(), it.gpus(), it.missing(), it.to_try()];
     println!("\n{}\n", parts.into_iter().flatten().collect::<Vec<_>>().join("\n\n"));
-    println!("The idle stream, as a scheduler receives it (Ctrl-C ends everything):\n");
+    let begins = match it.gpus {
+        Gpus::Real => "",
+        Gpus::Simulated { .. } => " At first every GPU is free, then the tenants take theirs.",
+    };
+    println!("The idle stream, as a scheduler receives it.{begins} Ctrl-C ends everything.\n");
 }
 
 impl Introduction<'_> {
