@@ -138,6 +138,36 @@ fn one_reading_that_fails_is_absent_alone() {
 }
 
 #[test]
+fn devices_that_answer_differently_each_show_what_they_know() {
+    let node = Setup::scenario("kinds.toml").start();
+    let shared = ["--launches-per-second=50", "--kernel-us=5000", "--device=2"];
+    let _tenants = [node.tenant("a", &shared), node.tenant("b", &shared)];
+    let classes = [(0, "free"), (1, "free"), (2, "active"), (3, "unknown")];
+    for (gpu, class) in classes {
+        node.until_class(SOON, gpu, class);
+    }
+    let absent = [
+        (1, "gleaner_gpu_energy_joules_total"),
+        (3, "gleaner_gpu_busy_ratio"),
+        (3, "gleaner_gpu_memory_busy_ratio"),
+    ];
+    let scrape = node.metrics();
+    let families =
+        [&GAUGES[..], &["gleaner_gpu_energy_joules_total", "gleaner_gpu_memory_busy_ratio"]];
+    for (gpu, name) in (0..4).flat_map(|gpu| families.concat().into_iter().map(move |it| (gpu, it)))
+    {
+        let shown = scrape.value(name, &[("gpu_uuid", node.gpu_uuid(gpu))]).is_some();
+        assert_eq!(shown, !absent.contains(&(gpu, name)), "{gpu} {name}");
+    }
+    // Nothing of the driver tells the two apart, and what the kernel counted does.
+    node.until(SOON, "time is shared by launches", |it| {
+        let labels = [("share", "active"), ("method", "launch_weighted")];
+        let tenants = it.all("gleaner_tenant_gpu_seconds_total", &labels).count();
+        check(tenants == 2, || format!("{tenants} tenants"))
+    });
+}
+
+#[test]
 fn an_agent_that_sees_no_host_processes_does_not_call_the_device_free() {
     let node = Setup::gpus(1).with(|it| it.scenario.pids_visible = false).start();
     let _tenant = node.tenant("t", &["--memory-mib=500", "--hold"]);

@@ -1,6 +1,7 @@
 //! The simulated node does what a real one does, as far as the tests rely on it.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
+use std::path::Path;
 use std::time::Duration;
 
 use gpu_state::node::Node as Driver;
@@ -118,4 +119,25 @@ fn launches_said(arguments: &[&str]) -> Vec<(u64, u64)> {
     let launches =
         |it: &serde_json::Value| it["calls"]["cuLaunchKernel"]["calls"].as_u64().unwrap();
     truths.map(|it| (it["pid"].as_u64().unwrap(), launches(&it))).collect()
+}
+
+#[test]
+fn a_panic_leaves_no_process_group_or_folder_behind() {
+    let mut left = Vec::new();
+    let panic = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let node = Setup::gpus(1).start();
+        let tenant = node.tenant("t", &["--hold"]);
+        let group = std::fs::read_to_string(format!("/proc/{}/cgroup", tenant.pid())).unwrap();
+        let group = group.lines().find_map(|it| it.strip_prefix("0::/")).unwrap().to_owned();
+        let mounts = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"].map(|it| format!("{it}/{group}"));
+        assert!(mounts.iter().any(|it| Path::new(it).exists()), "{mounts:?}");
+        left.extend(mounts);
+        left.push(format!("/proc/{}", tenant.pid()));
+        left.push(node.folder().display().to_string());
+        panic!("as a failed test does");
+    }));
+    panic.unwrap_err();
+    for path in left {
+        assert!(!Path::new(&path).exists(), "{path} is left");
+    }
 }

@@ -66,6 +66,16 @@ impl Setup {
         Self { build: None, ..Self::gpus(0) }
     }
 
+    /// A node as a file in `tests/scenarios` describes it.
+    pub fn scenario(file: &str) -> Self {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("scenarios").join(file);
+        let text = std::fs::read_to_string(&path);
+        let text = text.unwrap_or_else(|error| panic!("cannot read {}: {error}", path.display()));
+        let scenario = toml::from_str(&text);
+        let scenario = scenario.unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        Self { scenario, ..Self::gpus(0) }
+    }
+
     #[must_use]
     pub fn named(mut self, node: &str) -> Self {
         node.clone_into(&mut self.config.node);
