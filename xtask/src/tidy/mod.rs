@@ -11,6 +11,7 @@ mod dependencies;
 mod documents;
 mod families;
 mod flow;
+mod keys;
 mod layout;
 mod module_docs;
 mod purity;
@@ -40,6 +41,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
         flow::check(&tree),
         purity::check(&tree),
         families::check(&tree),
+        keys::check(&tree),
         documents::check(&tree),
         dependencies::check()?,
     ]

@@ -77,21 +77,21 @@ impl Demo {
 
     /// Why the tenants have no cgroups of their own, where they have none.
     fn start_tenants(&mut self, node: &Node) -> anyhow::Result<Option<String>> {
-        let mut groups = Cgroups::make();
+        let ungrouped = match Cgroups::make() {
+            Ok(groups) => {
+                self.cgroups = Some(groups);
+                None
+            }
+            Err(error) => Some(format!("{error:#}")),
+        };
         for tenant in &TENANTS {
             let mut command = tenant.command(program("workload"), node);
-            if let Ok(groups) = &mut groups {
+            if let Some(groups) = &mut self.cgroups {
                 command = groups.place(tenant.name, &command)?;
             }
             self.tenants.push(Process::start(tenant.name, command, self.folder.path())?);
         }
-        match groups {
-            Ok(groups) => {
-                self.cgroups = Some(groups);
-                Ok(None)
-            }
-            Err(error) => Ok(Some(format!("{error:#}"))),
-        }
+        Ok(ungrouped)
     }
 
     fn introduce(&self, gpus: &Gpus, ungrouped: Option<String>) -> anyhow::Result<()> {
@@ -131,6 +131,9 @@ impl Demo {
                 None => true,
                 Some(status) => {
                     println!("-- {} ended ({status})", it.name);
+                    if !status.success() {
+                        print!("{}", it.last_lines());
+                    }
                     false
                 }
             });
