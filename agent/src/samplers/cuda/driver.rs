@@ -1,7 +1,7 @@
 //! The eBPF object in the kernel: loads it, attaches it, reads its maps and its ring. What the
 //! numbers mean is in `decode.rs`.
 
-#![expect(unsafe_code, reason = "a descriptor is handed to the runtime's event loop")]
+#![expect(unsafe_code, reason = "the runtime's event loop and the allocator are spoken to here")]
 
 use std::ffi::CString;
 use std::fmt;
@@ -290,4 +290,12 @@ fn decode_batch(batch: &Batch, count: usize) -> impl Iterator<Item = (u32, Row)>
     keys.zip(batch.values.chunks_exact(size_of::<Row>())).filter_map(|(key, value)| {
         Some((u32::from_ne_bytes(key.try_into().ok()?), records::row(value)?))
     })
+}
+
+/// Gives back what only the loading needed: the kernel's type information is megabytes, and the
+/// allocator would keep its place for ever.
+pub(crate) fn trim_memory() {
+    // SAFETY: it takes no pointer, and frees only what nobody owns.
+    let trimmed = unsafe { libc::malloc_trim(0) };
+    tracing::debug!(trimmed, "memory of the start given back");
 }

@@ -70,6 +70,7 @@ impl Tracer {
         let state = match Running::start(config, &proc) {
             Ok(mut running) => {
                 running.refresh(&mut libraries, clock::boot());
+                driver::trim_memory();
                 State::On(running)
             }
             Err(reason) => {
