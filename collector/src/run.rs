@@ -197,7 +197,8 @@ impl Running {
             .add_service(stream::service(state.clone(), board.clone(), config.idle))
             .add_service(usage::service(ledger.clone()))
             .add_service(health)
-            .add_service(reflection());
+            .add_service(described().build_v1().expect(DESCRIBED))
+            .add_service(described().build_v1alpha().expect(DESCRIBED));
         let incoming =
             listener::incoming(ports.grpc, config.limits.max_connections, metrics.ingest.clone());
         servers.spawn(serve_grpc(router, incoming, stopping.clone()));
@@ -255,13 +256,13 @@ fn server() -> Server {
         .max_concurrent_streams(STREAMS_PER_CONNECTION)
 }
 
-fn reflection() -> tonic_reflection::server::v1::ServerReflectionServer<
-    impl tonic_reflection::server::v1::ServerReflection,
-> {
+const DESCRIBED: &str = "the descriptors were encoded when the project was built";
+
+/// For reflection, in both of its versions: older clients know only the earlier one.
+fn described() -> tonic_reflection::server::Builder<'static> {
     tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(proto::FILE_DESCRIPTOR_SET)
-        .build_v1()
-        .expect("the descriptors were encoded when the project was built")
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
 }
 
 async fn serve_grpc(
