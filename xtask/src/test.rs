@@ -22,7 +22,7 @@ fn warn_without_root() {
         return;
     }
     eprintln!(
-        "not root: the kernel tests need CAP_BPF, CAP_PERFMON and CAP_SYS_ADMIN, and the \
+        "not root: the kernel tests need CAP_BPF and CAP_PERFMON, and the \
          end-to-end tests make cgroups. They will fail; run `sudo -E cargo xtask test` for them."
     );
 }
