@@ -48,3 +48,37 @@ pub(crate) fn line(command: &Command) -> String {
     let arguments = command.get_args().map(|it| it.to_string_lossy().into_owned());
     std::iter::once(name).chain(arguments).collect::<Vec<_>>().join(" ")
 }
+
+/// `command` as the last arguments of `launcher`, with its environment and folder. What was set for
+/// its input and output is not taken over.
+pub(crate) fn behind(mut launcher: Command, command: &Command) -> Command {
+    launcher.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        match value {
+            Some(value) => launcher.env(name, value),
+            None => launcher.env_remove(name),
+        };
+    }
+    if let Some(folder) = command.get_current_dir() {
+        launcher.current_dir(folder);
+    }
+    launcher
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{behind, line};
+    use std::process::Command;
+
+    #[test]
+    fn a_launched_command_keeps_what_it_was_given() {
+        let mut command = Command::new("/bin/echo");
+        command.arg("a b").env("X", "y").current_dir("/tmp");
+        let mut launcher = Command::new("nice");
+        launcher.arg("--");
+        let launched = behind(launcher, &command);
+        assert_eq!(line(&launched), "nice -- /bin/echo a b");
+        assert_eq!(launched.get_current_dir(), command.get_current_dir());
+        assert_eq!(launched.get_envs().count(), 1);
+    }
+}

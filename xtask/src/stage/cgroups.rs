@@ -5,8 +5,14 @@ use std::process::Command;
 
 use anyhow::Context;
 
+use super::left_over;
+use crate::shell;
+
 /// Where a cgroup v2 hierarchy may be mounted: alone, or beside v1 controllers.
 const MOUNTS: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
+
+const PREFIX: &str = "gleaner-";
+const SUFFIX: &str = ".slice";
 
 /// The groups of one stage; removed when dropped, after their processes have ended.
 #[derive(Debug)]
@@ -23,7 +29,8 @@ impl Cgroups {
             .map(Path::new)
             .find(|it| it.join("cgroup.procs").exists() && it.join("cgroup.controllers").exists())
             .context("no cgroup v2 hierarchy is mounted")?;
-        let slice = mount.join(format!("gleaner-{}.slice", std::process::id()));
+        remove_left_over(mount);
+        let slice = mount.join(format!("{PREFIX}{}{SUFFIX}", std::process::id()));
         std::fs::create_dir(&slice).with_context(|| format!("cannot make {}", slice.display()))?;
         Ok(Self { slice, groups: Vec::new() })
     }
@@ -36,22 +43,22 @@ impl Cgroups {
                 .with_context(|| format!("cannot make {}", group.display()))?;
             self.groups.push(group.clone());
         }
-        let mut placed = Command::new("/bin/sh");
-        placed
-            .args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""])
-            .arg(&group)
-            .arg(command.get_program())
-            .args(command.get_args());
-        for (name, value) in command.get_envs() {
-            match value {
-                Some(value) => placed.env(name, value),
-                None => placed.env_remove(name),
-            };
+        let mut mover = Command::new("/bin/sh");
+        mover.args(["-c", "echo $$ > \"$0\"/cgroup.procs && exec \"$@\""]).arg(&group);
+        Ok(shell::behind(mover, command))
+    }
+}
+
+/// Those of stages that were killed. One that still has processes stays.
+fn remove_left_over(mount: &Path) {
+    let left = left_over(mount, PREFIX, SUFFIX);
+    for slice in left {
+        let groups = std::fs::read_dir(&slice).into_iter().flatten().flatten();
+        for group in groups.map(|it| it.path()).filter(|it| it.is_dir()).chain([slice]) {
+            if let Err(error) = std::fs::remove_dir(&group) {
+                eprintln!("cannot remove the cgroup {}: {error}", group.display());
+            }
         }
-        if let Some(folder) = command.get_current_dir() {
-            placed.current_dir(folder);
-        }
-        Ok(placed)
     }
 }
 

@@ -4,14 +4,21 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 
+use super::left_over;
+
 #[derive(Debug)]
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// A new folder `gleaner-PURPOSE-PID` of this user alone.
+    /// A new folder `gleaner-PURPOSE-PID` of this user alone. Those of processes that were killed
+    /// are removed.
     pub(crate) fn make(purpose: &str) -> anyhow::Result<Self> {
         use std::os::unix::fs::DirBuilderExt as _;
-        let path = std::env::temp_dir().join(format!("gleaner-{purpose}-{}", std::process::id()));
+        let (place, prefix) = (std::env::temp_dir(), format!("gleaner-{purpose}-"));
+        for left in left_over(&place, &prefix, "") {
+            drop(Self(left));
+        }
+        let path = place.join(format!("{prefix}{}", std::process::id()));
         std::fs::DirBuilder::new()
             .mode(0o700)
             .create(&path)

@@ -9,6 +9,8 @@ use anyhow::Context;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::{packages, shell};
+
 /// After SIGTERM a process has this long before SIGKILL.
 const GRACE: Duration = Duration::from_secs(3);
 /// How much of a log is shown when its process has failed.
@@ -25,19 +27,21 @@ pub(crate) struct Process {
 impl Process {
     /// Starts it with its output in `folder/NAME.log`, out of reach of the terminal's Ctrl-C: the
     /// demo ends its processes itself, in order.
-    pub(crate) fn start(name: &str, mut command: Command, folder: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(name: &str, command: Command, folder: &Path) -> anyhow::Result<Self> {
         let path = folder.join(format!("{name}.log"));
         let log =
             File::create(&path).with_context(|| format!("cannot write {}", path.display()))?;
         let errors = log.try_clone().with_context(|| format!("cannot write {}", path.display()))?;
-        command.stdin(Stdio::null()).stdout(log).stderr(errors);
-        Self::spawn(name, command, Some(path))
+        let mut tied = tied(&command);
+        tied.stdin(Stdio::null()).stdout(log).stderr(errors);
+        Self::spawn(name, tied, Some(path))
     }
 
     /// Starts it with the terminal as its output.
-    pub(crate) fn start_in_view(name: &str, mut command: Command) -> anyhow::Result<Self> {
-        command.stdin(Stdio::null());
-        Self::spawn(name, command, None)
+    pub(crate) fn start_in_view(name: &str, command: Command) -> anyhow::Result<Self> {
+        let mut tied = tied(&command);
+        tied.stdin(Stdio::null());
+        Self::spawn(name, tied, None)
     }
 
     fn spawn(name: &str, mut command: Command, log: Option<PathBuf>) -> anyhow::Result<Self> {
@@ -45,7 +49,7 @@ impl Process {
         let child = command
             .process_group(0)
             .spawn()
-            .with_context(|| format!("cannot start {}", crate::shell::line(&command)))?;
+            .with_context(|| format!("cannot start {}", shell::line(&command)))?;
         Ok(Self { name: name.to_owned(), child, log })
     }
 
@@ -95,6 +99,19 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// Told to end by the kernel when this process dies without a chance to end it.
+fn tied(command: &Command) -> Command {
+    // Part of util-linux, which is nearly everywhere; without it only this tie is missing.
+    let launcher = if packages::is_installed("setpriv") {
+        let mut setpriv = Command::new("setpriv");
+        setpriv.args(["--pdeathsig", "TERM", "--"]);
+        setpriv
+    } else {
+        Command::new("env")
+    };
+    shell::behind(launcher, command)
 }
 
 #[expect(clippy::disallowed_methods, reason = "a deadline for a process, not a measurement")]
