@@ -23,6 +23,9 @@ pub struct Pipeline {
     tile: Duration,
     previous: Option<Observation>,
     since: BTreeMap<InstanceId, BootNs>,
+    /// Where the previous run of the agent stopped in this boot, for instances that were not seen
+    /// since.
+    known: BTreeMap<InstanceId, BootNs>,
     history: ClassHistory,
     open: OpenTiles,
     cuda: CudaMeter,
@@ -31,12 +34,13 @@ pub struct Pipeline {
 
 impl Pipeline {
     #[must_use]
-    pub fn new(policy: Policy, tile: Duration) -> Self {
+    pub fn new(policy: Policy, tile: Duration, known: BTreeMap<InstanceId, BootNs>) -> Self {
         Self {
             policy,
             tile,
             previous: None,
             since: BTreeMap::new(),
+            known,
             history: ClassHistory::default(),
             open: OpenTiles::default(),
             cuda: CudaMeter::default(),
@@ -44,23 +48,11 @@ impl Pipeline {
         }
     }
 
-    /// Takes in the readings of one tick. `known` says where the previous run of the agent stopped
-    /// on each instance in this boot: the time since then was watched by nobody. Gives tiles and CUDA
-    /// activity whose span has ended.
-    pub fn step(
-        &mut self,
-        readings: Readings,
-        known: &BTreeMap<InstanceId, BootNs>,
-    ) -> Vec<Record> {
+    /// Takes in the readings of one tick. Gives tiles and CUDA activity whose span has ended.
+    pub fn step(&mut self, readings: Readings) -> Vec<Record> {
         let at = readings.at;
         let next = self.observe(readings);
-        for id in next.verdicts.keys().filter(|id| !self.since.contains_key(id)) {
-            if let Some(end) = known.get(id).filter(|end| **end < at) {
-                let gap = accounting::unobserved(id, *end, at, Reason::AgentDown);
-                self.totals.add_tile(&gap);
-                self.open.add(gap);
-            }
-        }
+        self.close_gaps(&next);
         self.remember_classes(&next);
         let previous = self.previous.take();
         for tile in previous.iter().flat_map(|it| accounting::slice(it, &next)) {
@@ -70,6 +62,21 @@ impl Pipeline {
         self.cuda.advance(previous.as_ref().map(|it| &it.readings), &next.readings);
         self.previous = Some(next);
         self.close_due(at)
+    }
+
+    /// The time since the previous run was watched by nobody. A position is used once: a device that
+    /// was cut otherwise meanwhile, or is later, starts anew.
+    fn close_gaps(&mut self, next: &Observation) {
+        let at = next.readings.at;
+        for id in next.verdicts.keys() {
+            if let Some(end) = self.known.remove(id).filter(|end| *end < at) {
+                let gap = accounting::unobserved(id, end, at, Reason::AgentDown);
+                self.totals.add_tile(&gap);
+                self.open.add(gap);
+            }
+        }
+        let seen = |device| next.verdicts.keys().any(|it| it.device == device);
+        self.known.retain(|id, _| !seen(id.device.clone()));
     }
 
     /// Ends every open span, for a stop of the agent.
@@ -155,6 +162,7 @@ mod tests {
     use crate::attribution::fixtures;
     use crate::classify::Policy;
     use crate::config::Allocations;
+    use crate::model::ids::InstanceId;
     use crate::model::readings::Readings;
     use crate::model::units::BootNs;
     use crate::model::usage::{Class, Reason, Record, Share, Tile};
@@ -162,7 +170,11 @@ mod tests {
     const SECOND: u64 = 1_000_000_000;
 
     fn pipeline() -> Pipeline {
-        Pipeline::new(Policy::new(Allocations::None), Duration::from_secs(10))
+        started_again([].into())
+    }
+
+    fn started_again(known: BTreeMap<InstanceId, BootNs>) -> Pipeline {
+        Pipeline::new(Policy::new(Allocations::None), Duration::from_secs(10), known)
     }
 
     /// One device, on which a process works in the seconds from 3 to 12.
@@ -178,12 +190,8 @@ mod tests {
         readings
     }
 
-    fn run(
-        pipeline: &mut Pipeline,
-        known: &BTreeMap<crate::model::ids::InstanceId, BootNs>,
-    ) -> Vec<Record> {
-        let mut records: Vec<Record> =
-            (0..30).flat_map(|at| pipeline.step(second(at), known)).collect();
+    fn run(pipeline: &mut Pipeline) -> Vec<Record> {
+        let mut records: Vec<Record> = (0..30).flat_map(|at| pipeline.step(second(at))).collect();
         records.extend(pipeline.finish(BootNs(29 * SECOND)));
         records
     }
@@ -200,7 +208,7 @@ mod tests {
 
     #[test]
     fn tiles_cover_the_whole_time_without_a_hole() {
-        let records = run(&mut pipeline(), &BTreeMap::new());
+        let records = run(&mut pipeline());
         let tiles = tiles(&records);
         assert!(tiles.iter().all(|it| it.conserves()));
         assert!(tiles.windows(2).all(|pair| pair[0].end == pair[1].start));
@@ -211,7 +219,7 @@ mod tests {
     #[test]
     fn every_launch_is_in_exactly_one_record() {
         let mut pipeline = pipeline();
-        let records = run(&mut pipeline, &BTreeMap::new());
+        let records = run(&mut pipeline);
         let launches: u64 = records
             .iter()
             .filter_map(|it| match it {
@@ -225,14 +233,18 @@ mod tests {
     }
 
     #[test]
-    fn the_time_between_two_runs_was_watched_by_nobody() {
-        let known = [(fixtures::id(0), BootNs(0))].into();
-        let mut pipeline = pipeline();
-        let records: Vec<Record> =
-            (20..22).flat_map(|at| pipeline.step(second(at), &known)).collect();
-        let gap = tiles(&records)[0].clone();
-        assert_eq!((gap.start, gap.end.0 >= 20 * SECOND), (BootNs(0), true));
-        assert_eq!(gap.shares[&Share::Unobserved(Reason::AgentDown)], 20 * SECOND);
+    fn the_time_between_two_runs_was_watched_by_nobody_once() {
+        let mut pipeline = started_again([(fixtures::id(0), BootNs(0))].into());
+        let mut records = pipeline.step(second(20));
+        let mut away = second(21);
+        away.nvml.devices.clear();
+        records.extend(pipeline.step(away));
+        records.extend((22..24).flat_map(|at| pipeline.step(second(at))));
+        records.extend(pipeline.finish(BootNs(23 * SECOND)));
+        let down = Share::Unobserved(Reason::AgentDown);
+        let unwatched: u64 = tiles(&records).iter().filter_map(|it| it.shares.get(&down)).sum();
+        assert_eq!(unwatched, 20 * SECOND);
+        assert_eq!(tiles(&records)[0].start, BootNs(0));
     }
 
     #[test]
@@ -240,7 +252,7 @@ mod tests {
         let mut pipeline = pipeline();
         let mut classes = Vec::new();
         for at in [2, 3, 12, 13] {
-            pipeline.step(second(at), &BTreeMap::new());
+            pipeline.step(second(at));
             let seen = pipeline.observation().unwrap();
             classes.push((
                 seen.verdicts[&fixtures::id(0)].class,

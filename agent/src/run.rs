@@ -21,6 +21,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::health;
 use crate::metrics::{Snapshot, own::Own};
+use crate::model::units::BootNs;
 use crate::pipeline::Pipeline;
 use crate::samplers::sources::Sources;
 use crate::spool::{Spool, SpoolError, SpoolStatus};
@@ -30,7 +31,14 @@ use crate::uplink::{self, UplinkConfig, UplinkError};
 
 /// How long the last records may take to reach the collector when the agent stops. What does not
 /// make it stays in the spool.
-const FLUSH: Duration = Duration::from_secs(1);
+const FLUSH: Duration = Duration::from_millis(1_200);
+
+/// How long the sources may take for their last reading.
+const LAST_READING: Duration = Duration::from_millis(500);
+
+/// Readings that events ask for begin at least this far apart, however often programs come, go and
+/// wake: four a second cost what four ticks cost.
+const EVENT_SPACING: Duration = Duration::from_millis(250);
 
 /// How long the disk may take for the last commit.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -110,6 +118,7 @@ struct Agent {
     identity: NodeIdentity,
     sources: Sources,
     pipeline: Pipeline,
+    last_reading: BootNs,
     spool: Spool,
     spool_status: watch::Receiver<SpoolStatus>,
     own: Own,
@@ -117,7 +126,8 @@ struct Agent {
     live: watch::Sender<Option<LiveUpdate>>,
     link: watch::Receiver<LinkState>,
     stopping: watch::Sender<bool>,
-    tasks: JoinSet<()>,
+    uplink: JoinSet<()>,
+    http: JoinSet<()>,
 }
 
 // === impl Agent ===
@@ -139,13 +149,18 @@ impl Agent {
         let (live, live_out) = watch::channel(None);
         let (link_in, link) = watch::channel(LinkState::unconnected("no collector was tried yet"));
         let (stopping, stop) = watch::channel(false);
-        let mut tasks = JoinSet::new();
+        let mut delivery = JoinSet::new();
         if let Some(uplink) = uplink {
-            tasks.spawn(uplink::run(uplink, spool.handle(), live_out, link_in, stop));
+            delivery.spawn(uplink::run(uplink, spool.handle(), live_out, link_in, stop));
         }
         Ok(Self {
             sources: Sources::start(&config),
-            pipeline: Pipeline::new(Policy::new(config.allocations), config.tile),
+            pipeline: Pipeline::new(
+                Policy::new(config.allocations),
+                config.tile,
+                spool.positions().clone(),
+            ),
+            last_reading: BootNs::default(),
             own: Own::register(),
             published: watch::channel(None).0,
             config,
@@ -155,14 +170,15 @@ impl Agent {
             live,
             link,
             stopping,
-            tasks,
+            uplink: delivery,
+            http: JoinSet::new(),
         })
     }
 
     fn serve(&mut self, listener: TcpListener) {
         let mut stop = self.stopping.subscribe();
         let router = admin::router(self.published.subscribe(), self.own.clone());
-        self.tasks.spawn(async move {
+        self.http.spawn(async move {
             let stopped = async move { drop(stop.wait_for(|it| *it).await) };
             let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
             if let Err(error) = served {
@@ -181,7 +197,7 @@ impl Agent {
                 () = signals.received() => return,
                 _ = ticker.tick() => "tick",
                 () = self.sources.cuda.changed() => {
-                    tokio::time::sleep(EVENT_PAUSE).await;
+                    tokio::time::sleep(self.event_pause()).await;
                     follow_ups = FOLLOW_UPS.iter();
                     "event"
                 }
@@ -194,10 +210,17 @@ impl Agent {
         }
     }
 
+    /// How long an event waits for its reading.
+    fn event_pause(&self) -> Duration {
+        let since_last = Duration::from_nanos(clock::boot().since(self.last_reading));
+        EVENT_SPACING.saturating_sub(since_last).max(EVENT_PAUSE)
+    }
+
     async fn read(&mut self, cause: &str) {
         let at = clock::boot();
+        self.last_reading = at;
         let readings = self.sources.read(at).await;
-        let records = self.pipeline.step(readings, self.spool.positions());
+        let records = self.pipeline.step(readings);
         self.own.readings.with_label_values(&[cause]).inc();
         self.own.records.inc_by(records.len() as u64);
         self.spool.handle().append(records);
@@ -246,23 +269,30 @@ impl Agent {
         self.published.send_replace(Some(Arc::new(Published { status, snapshot })));
     }
 
-    /// Last records first, then the network, then the kernel: nothing measured is lost, and nothing
-    /// stays attached.
+    /// What was counted is read once more and the hooks are detached; then the records go out, and
+    /// what the collector does not take in time stays in the spool.
     async fn stop(mut self) {
+        if tokio::time::timeout(LAST_READING, self.read("stop")).await.is_err() {
+            warn!("a source did not answer: what it saw since its last reading is unobserved");
+        }
         let records = self.pipeline.finish(clock::boot());
+        self.sources.stop();
         self.spool.handle().append(records);
         self.stopping.send_replace(true);
-        let drained = tokio::time::timeout(FLUSH * 2, async {
-            while self.tasks.join_next().await.is_some() {}
-        });
-        if drained.await.is_err() {
-            warn!("the collector did not take the last records in time; they are in the spool");
+        let flushed = tokio::time::timeout(FLUSH, self.uplink.join_next()).await;
+        if flushed.is_err() {
+            warn!("the collector did not take the last records in time; they stay in the spool");
         }
-        self.tasks.shutdown().await;
-        if !self.spool.close(CLOSE).await {
-            warn!("the spool could not be closed in time: its last second may be unobserved");
+        self.uplink.shutdown().await;
+        self.http.shutdown().await;
+        if self.spool.close(CLOSE).await {
+            info!("stopped: all hooks are detached, what was not sent is in the spool");
+        } else {
+            let held = self.spool_status.borrow().held_records;
+            warn!(
+                "stopped: all hooks are detached. The spool could not be written: {held} records \
+                 that only memory had are lost, what was written before is kept"
+            );
         }
-        self.sources.stop();
-        info!("stopped: all hooks are detached, what was not sent is in the spool");
     }
 }

@@ -20,8 +20,8 @@ use crate::model::units::BootNs;
 use crate::model::usage::{Class, InstanceView, MemoryIntegral, Reason, Share, Tile};
 
 /// The longest time between two readings that still counts as watched. Beyond it the host slept or
-/// the agent was stopped, and one sample says nothing about the span.
-const WATCHED_NS: u64 = 300_000_000_000;
+/// the agent was stopped, and one sample says nothing about the span. Three of the longest ticks.
+const WATCHED_NS: u64 = 15_000_000_000;
 
 /// One tick, and what the pure half made of it.
 #[derive(Clone, Debug)]
