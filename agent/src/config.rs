@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use axum::http::Uri;
 use serde::{Deserialize, Serialize};
 
 /// The file. Knows nothing about this host.
@@ -243,7 +244,7 @@ impl RawConfig {
                 range("http.listen", &self.http.listen, "an address like 127.0.0.1:9810")
             })?;
         let collector = Some(self.collector.address).filter(|it| !it.is_empty());
-        if let Some(address) = collector.as_deref().filter(|it| !it.starts_with("http://")) {
+        if let Some(address) = collector.as_deref().filter(|it| !is_http_address(it)) {
             return Err(range("collector.address", address, "http://HOST:PORT"));
         }
         Ok(Config {
@@ -264,6 +265,12 @@ impl RawConfig {
             http_listen,
         })
     }
+}
+
+fn is_http_address(text: &str) -> bool {
+    text.parse::<Uri>().is_ok_and(|it| {
+        it.scheme_str() == Some("http") && it.host().is_some_and(|host| !host.is_empty())
+    })
 }
 
 fn host_name() -> Result<String, ConfigError> {
@@ -305,6 +312,10 @@ mod tests {
         check(
             |it| it.holders.allocations = "some".to_owned(),
             "holders.allocations is some, expected \"unknown\" or \"none\"; nothing was started",
+        );
+        check(
+            |it| it.collector.address = "http://ho st:1".to_owned(),
+            "collector.address is http://ho st:1, expected http://HOST:PORT; nothing was started",
         );
         check(
             |it| it.collector.address = "localhost".to_owned(),

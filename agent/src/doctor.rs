@@ -82,8 +82,9 @@ fn spool(path: &Path) -> Part {
         Err(error) => (
             State::Failed,
             format!(
-                "{} cannot be written ({error}): the agent would not start. Create the folder for \
-                 the agent's user, or set spool.path",
+                "{} cannot be written ({error}): the agent starts and keeps usage in memory only, \
+                 nothing is sent, and a stop would lose it. Create the folder for the agent's \
+                 user, or set spool.path",
                 path.display()
             ),
         ),

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use agent::config::{Config, RawConfig};
 use agent::run::RunError;
+use agent::spool::SpoolError;
 use clap::{Parser, Subcommand};
 
 /// The node agent of gleaner: attributes every GPU nanosecond of this node to a tenant.
@@ -75,7 +76,10 @@ fn main() -> ExitCode {
 fn run(config: Config) -> ExitCode {
     match runtime().block_on(agent::run::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ RunError::Listen { .. }) => fail(exit::UNAVAILABLE, &error),
+        Err(error @ (RunError::Listen { .. } | RunError::Spool(SpoolError::Refused(_)))) => {
+            fail(exit::UNAVAILABLE, &error)
+        }
+        Err(error @ RunError::Uplink(_)) => fail(exit::USAGE, &error),
         Err(error) => fail(exit::IO, &error),
     }
 }

@@ -10,8 +10,12 @@ use serde::{Serialize, de::DeserializeOwned};
 pub enum ConfigFileError {
     #[error("unknown key \"{key}\" (line {line}){}", hint(.nearest.as_deref()))]
     UnknownKey { key: String, line: usize, nearest: Option<String> },
-    #[error("{message} (line {line})")]
-    Value { message: String, line: usize },
+    #[error("{}{message} (line {line})", of_key(.key.as_deref()))]
+    Value { key: Option<String>, message: String, line: usize },
+}
+
+fn of_key(key: Option<&str>) -> String {
+    key.map(|it| format!("\"{it}\": ")).unwrap_or_default()
 }
 
 fn hint(nearest: Option<&str>) -> String {
@@ -34,10 +38,40 @@ where
             .map(|(_, it)| it.clone());
         return Err(ConfigFileError::UnknownKey { key, line, nearest });
     }
-    toml::from_str(text).map_err(|error| ConfigFileError::Value {
-        message: error.message().to_owned(),
-        line: error.span().map_or(1, |span| line_of(text, span.start)),
+    toml::from_str(text).map_err(|error| {
+        let line = error.span().map_or(1, |span| line_of(text, span.start));
+        // A file that is no TOML has no keys yet.
+        let key = text.parse::<toml::Table>().ok().and_then(|_| key_at(text, line));
+        ConfigFileError::Value { key, message: in_words(error.message()), line }
     })
+}
+
+/// The key that is written on a line, with its table.
+fn key_at(text: &str, line: usize) -> Option<String> {
+    let mut table = "";
+    for (index, written) in text.lines().enumerate().take(line) {
+        let written = written.trim();
+        if let Some(header) = written.strip_prefix('[') {
+            table = header.split(']').next()?.trim_start_matches('[').trim();
+        } else if index + 1 == line {
+            let key = written.split_once('=')?.0.trim();
+            return Some(if table.is_empty() { key.to_owned() } else { format!("{table}.{key}") });
+        }
+    }
+    None
+}
+
+/// The reader names the types of the program; an operator writes TOML.
+fn in_words(message: &str) -> String {
+    let words = [
+        ("expected u64", "expected a whole number"),
+        ("expected u32", "expected a whole number"),
+        ("expected path string", "expected a path in quotes"),
+        ("expected a string", "expected a text in quotes"),
+        ("expected a boolean", "expected true or false"),
+    ];
+    let found = words.into_iter().find(|(said, _)| message.contains(said));
+    found.map_or_else(|| message.to_owned(), |(said, meant)| message.replace(said, meant))
 }
 
 fn known_keys<T: Serialize + Default>() -> Vec<String> {
@@ -129,10 +163,17 @@ mod tests {
             "unknown key \"spool.max_byte\" (line 4): did you mean \"spool.max_bytes\"?",
         );
         check("colour = 'red'", "unknown key \"colour\" (line 1)");
-        check("tick_ms = \"often\"", "invalid type: string \"often\", expected u64 (line 1)");
+        check(
+            "tick_ms = \"often\"",
+            "\"tick_ms\": invalid type: string \"often\", expected a whole number (line 1)",
+        );
+        check(
+            "tick_ms = 5\n[spool]\n# a remark\nmax_bytes = true",
+            "\"spool.max_bytes\": invalid type: boolean `true`, expected a whole number (line 4)",
+        );
         assert!(matches!(
             parse::<Example>("tick_ms = = 3"),
-            Err(ConfigFileError::Value { line: 1, .. })
+            Err(ConfigFileError::Value { key: None, line: 1, .. })
         ));
     }
 

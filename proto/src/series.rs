@@ -93,11 +93,13 @@ const TENANT_MEMORY: Family = Family::gauge(
     "gleaner_tenant_gpu_memory_bytes",
     "Device memory that the driver lists for the processes of a tenant.",
 );
+const TRACING_ON: Family =
+    Family::gauge("gleaner_tracing_on", "1 while CUDA calls are counted on the node, else 0.");
 const HOOKS_ATTACHED: Family =
     Family::gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.");
 const HOOKS_WANTED: Family = Family::gauge(
     "gleaner_tracing_hooks_wanted",
-    "CUDA driver functions that would be hooked if every library had them.",
+    "CUDA driver functions of the node's libraries that should be hooked.",
 );
 const DROPPED: Family = Family::counter(
     "gleaner_tracing_dropped_total",
@@ -266,7 +268,13 @@ fn write_tenant_memory(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     }
 }
 
+/// While nothing is counted there is nothing to say about the counting but that it is off.
 fn write_tracing(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    text.family(TRACING_ON);
+    for (node, update) in updates {
+        let on = update.tracing.as_ref().map(|it| u64::from(it.on));
+        text.count(&Labels::new([("node", *node)]), on);
+    }
     type Count = fn(&Tracing) -> u64;
     let families: [(Family, Count); 3] = [
         (HOOKS_ATTACHED, |it| u64::from(it.hooks_attached)),
@@ -276,8 +284,8 @@ fn write_tracing(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     for (family, read) in families {
         text.family(family);
         for (node, update) in updates {
-            let value = update.tracing.as_ref().map(read);
-            text.count(&Labels::new([("node", *node)]), value);
+            let counting = update.tracing.as_ref().filter(|it| it.on);
+            text.count(&Labels::new([("node", *node)]), counting.map(read));
         }
     }
 }

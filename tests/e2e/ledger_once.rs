@@ -133,3 +133,19 @@ fn an_agent_that_stops_in_order_leaves_no_gap_but_the_one_it_was_away() {
         it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
     });
 }
+
+#[test]
+fn what_was_launched_since_the_last_tick_is_not_lost_by_a_stop() {
+    let collector = Collector::start();
+    let slow_ticks = |it: &mut Setup| it.config.tick_ms = 5_000;
+    let mut node = Setup::gpus(1).reporting_to(&collector).with(slow_ticks).start();
+    // Quiet from the second second on: nothing but the stop itself looks again.
+    let tenant = node.tenant("t", &["--launches-per-second=500", "--phases=busy 1500ms, idle 1h"]);
+    std::thread::sleep(Duration::from_millis(3_500));
+    let truth = tenant.truth();
+    assert!(truth.launches() > 100);
+    assert!(node.stop_agent().success());
+    collector.until(SOON, "the last readings were handed over", |it| {
+        it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
+    });
+}

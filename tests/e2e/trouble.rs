@@ -42,7 +42,8 @@ fn a_wrong_configuration_names_the_key_and_the_nearest_right_one() {
     refused("gleaner-agent", "node = \"a\"\ntick_mss = 5\n", &near);
     let near = ["unknown key \"nvml.libary\"", "did you mean \"nvml.library\"?"];
     refused("gleaner-agent", "[nvml]\nlibary = \"x\"\n", &near);
-    refused("gleaner-agent", "tick_ms = \"soon\"\n", &["line 1"]);
+    let typed = ["\"tick_ms\": invalid type", "expected a whole number (line 1)"];
+    refused("gleaner-agent", "tick_ms = \"soon\"\n", &typed);
     refused("gleaner-agent", "tick_ms = 5\n", &["tick_ms is 5, expected 100 to"]);
     let near = ["unknown key \"http.lissten\"", "did you mean \"http.listen\"?"];
     refused("gleaner-collector", "[http]\nlissten = \"x\"\n", &near);

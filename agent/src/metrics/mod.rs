@@ -39,7 +39,9 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
         series::write_live(&mut text, &[(snapshot.node.as_str(), &snapshot.live)]);
         write_shares(&mut text, snapshot);
         series::write_cuda(&mut text, &cuda_by_tenant(&snapshot.totals));
-        parts::write_overflow(&mut text, &snapshot.node, &snapshot.overflow);
+        if snapshot.live.tracing.as_ref().is_some_and(|it| it.on) {
+            parts::write_overflow(&mut text, &snapshot.node, &snapshot.overflow);
+        }
         parts::write_nvml(&mut text, &snapshot.node, &snapshot.nvml);
         parts::write_spool(&mut text, &snapshot.spool);
         parts::write_link(&mut text, &snapshot.link);

@@ -25,7 +25,7 @@ impl Own {
             readings: IntCounterVec::new(
                 Opts::new(
                     "gleaner_agent_readings_total",
-                    "Readings of all sources, by cause (tick, event).",
+                    "Readings of all sources, by cause (tick, event, stop).",
                 ),
                 &["cause"],
             )

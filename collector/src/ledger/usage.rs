@@ -9,7 +9,7 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::ledger::accounts::add;
-use crate::ledger::posting::cuda_counts;
+use crate::ledger::posting::{InstanceAmounts, cuda_counts};
 use crate::ledger::schema;
 use crate::ledger::sums::amounts_of;
 use crate::model::record::CudaCounts;
@@ -31,6 +31,8 @@ pub struct Usage {
     pub tenants: BTreeMap<String, TenantUsage>,
     /// Nanoseconds by share and reason.
     pub unowned: BTreeMap<(String, String), u128>,
+    /// Wall time of all instances, whoever had them: what the shares of everybody must sum to.
+    pub wall_ns: u128,
 }
 
 /// Nanoseconds, and CUDA calls.
@@ -81,7 +83,7 @@ fn read_hour(
     let mut statement = db.prepare_cached(
         "SELECT h.amounts, a.tenant, a.kind, a.share, a.detail
          FROM hour h JOIN account a ON a.id = h.account
-         WHERE h.hour = ?1 AND a.kind <> 'instance' AND (?2 IS NULL OR a.tenant = ?2)",
+         WHERE h.hour = ?1 AND (?2 IS NULL OR a.tenant = ?2 OR a.kind = 'instance')",
     )?;
     let mut rows = statement.query((hour, tenant))?;
     while let Some(row) = rows.next()? {
@@ -94,6 +96,10 @@ fn read_hour(
 fn summed(sums: BTreeMap<Key, Vec<u128>>) -> Usage {
     let mut usage = Usage::default();
     for ([tenant, kind, share, detail], amounts) in sums {
+        if kind == "instance" {
+            usage.wall_ns = class_time(&amounts);
+            continue;
+        }
         let first = amounts.first().copied().unwrap_or(0);
         if kind == "unowned" {
             usage.unowned.insert((share, detail), first);
@@ -111,16 +117,10 @@ fn summed(sums: BTreeMap<Key, Vec<u128>>) -> Usage {
     usage
 }
 
-// === impl Usage ===
-
-impl Usage {
-    /// Wall time of all instances: the sum of everything.
-    #[must_use]
-    pub fn wall_ns(&self) -> u128 {
-        let owned: u128 =
-            self.tenants.values().map(|it| it.active_ns() + it.held_idle + it.held_unknown).sum();
-        owned + self.unowned.values().sum::<u128>()
-    }
+/// Time of the instances by class, summed: kept apart from the shares, so that it can tell whether
+/// they conserve it.
+fn class_time(amounts: &[u128]) -> u128 {
+    InstanceAmounts::from_slice(amounts).map_or(0, |it| it.class_ns.iter().sum())
 }
 
 impl TenantUsage {

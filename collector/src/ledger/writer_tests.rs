@@ -26,7 +26,7 @@ fn second(index: u64) -> Record {
 }
 
 async fn wall_ns(ledger: &LedgerHandle) -> u128 {
-    ledger.usage(Query::default()).await.unwrap().wall_ns()
+    ledger.usage(Query::default()).await.unwrap().wall_ns
 }
 
 async fn stop((ledger, writer): (LedgerHandle, WriterThread)) {

@@ -18,7 +18,8 @@ pub struct GetUsageResponse {
     /// What belongs to no tenant. Left out when the request names a tenant.
     #[prost(message, repeated, tag = "2")]
     pub unowned: ::prost::alloc::vec::Vec<UnownedUsage>,
-    /// Wall time of all instances in the range: the sum of everything above when no tenant is named.
+    /// Wall time of all instances in the range, kept apart from the shares: what the rows above must
+    /// sum to when no tenant is named.
     #[prost(message, optional, tag = "3")]
     pub wall: ::core::option::Option<Nanoseconds>,
     #[prost(bytes = "vec", tag = "4")]

@@ -183,8 +183,8 @@ impl Libraries {
         Some(match self.failed.iter().next() {
             Some((path, failure)) => format!("{}: {}", path.display(), failure.why),
             None => format!(
-                "no libcuda.so.1 at any of the {} paths of cuda.libraries; looking again every few \
-                 seconds",
+                "no libcuda.so.1 at any of the {} paths of cuda.libraries: CUDA calls are not \
+                 counted until one appears; looking again every few seconds",
                 self.paths.len()
             ),
         })
