@@ -13,6 +13,7 @@ pub mod classify;
 pub mod accounting;
 pub mod totals;
 
+pub mod pacing;
 pub mod pipeline;
 pub mod record;
 pub mod spool;

@@ -12,7 +12,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
 
 use crate::admin::{self, Published};
@@ -21,7 +21,7 @@ use crate::clock;
 use crate::config::Config;
 use crate::health;
 use crate::metrics::{Snapshot, own::Own};
-use crate::model::units::BootNs;
+use crate::pacing::Pacing;
 use crate::pipeline::Pipeline;
 use crate::samplers::sources::Sources;
 use crate::spool::{Spool, SpoolError, SpoolStatus};
@@ -36,21 +36,8 @@ const FLUSH: Duration = Duration::from_millis(1_200);
 /// How long the sources may take for their last reading.
 const LAST_READING: Duration = Duration::from_millis(500);
 
-/// Readings that events ask for begin at least this far apart, however often programs come, go and
-/// wake: four a second cost what four ticks cost.
-const EVENT_SPACING: Duration = Duration::from_millis(250);
-
 /// How long the disk may take for the last commit.
 const CLOSE: Duration = Duration::from_secs(2);
-
-/// Process events closer together than this are read as one: a node that starts a hundred
-/// processes is read some times, not a hundred.
-const EVENT_PAUSE: Duration = Duration::from_millis(20);
-
-/// After a process event the driver's view follows late: its utilisation is a sample of up to a
-/// second, and memory comes back when it is done. Pauses after which it is looked at again.
-const FOLLOW_UPS: [Duration; 3] =
-    [Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(600)];
 
 /// Why the agent stopped.
 #[derive(Debug, thiserror::Error)]
@@ -106,19 +93,12 @@ impl Signals {
     }
 }
 
-/// `None` at once when there is nothing to wait for.
-async fn pause(length: Option<&Duration>) -> Option<()> {
-    tokio::time::sleep(*length?).await;
-    Some(())
-}
-
 /// Everything that runs, and what passes between the parts.
 struct Agent {
     config: Config,
     identity: NodeIdentity,
     sources: Sources,
     pipeline: Pipeline,
-    last_reading: BootNs,
     spool: Spool,
     spool_status: watch::Receiver<SpoolStatus>,
     own: Own,
@@ -160,7 +140,6 @@ impl Agent {
                 config.tile,
                 spool.positions().clone(),
             ),
-            last_reading: BootNs::default(),
             own: Own::register(),
             published: watch::channel(None).0,
             config,
@@ -190,19 +169,17 @@ impl Agent {
     async fn watch(&mut self, signals: &mut Signals) {
         let mut ticker = tokio::time::interval(self.config.tick);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
-        let mut follow_ups = FOLLOW_UPS[..0].iter();
+        let mut pacing = Pacing::default();
         loop {
-            let next = follow_ups.as_slice().first();
             let cause = tokio::select! {
                 () = signals.received() => return,
                 _ = ticker.tick() => "tick",
-                () = self.sources.cuda.changed() => {
-                    tokio::time::sleep(self.event_pause()).await;
-                    follow_ups = FOLLOW_UPS.iter();
-                    "event"
+                change = self.sources.cuda.changed() => {
+                    pacing.note(Instant::now(), change);
+                    continue;
                 }
-                Some(()) = pause(next) => {
-                    follow_ups.next();
+                () = pacing.due() => {
+                    pacing.begin(Instant::now());
                     "event"
                 }
             };
@@ -210,15 +187,8 @@ impl Agent {
         }
     }
 
-    /// How long an event waits for its reading.
-    fn event_pause(&self) -> Duration {
-        let since_last = Duration::from_nanos(clock::boot().since(self.last_reading));
-        EVENT_SPACING.saturating_sub(since_last).max(EVENT_PAUSE)
-    }
-
     async fn read(&mut self, cause: &str) {
         let at = clock::boot();
-        self.last_reading = at;
         let readings = self.sources.read(at).await;
         let records = self.pipeline.step(readings);
         self.own.readings.with_label_values(&[cause]).inc();

@@ -140,7 +140,8 @@ fn what_was_launched_since_the_last_tick_is_not_lost_by_a_stop() {
     let slow_ticks = |it: &mut Setup| it.config.tick_ms = 5_000;
     let mut node = Setup::gpus(1).reporting_to(&collector).with(slow_ticks).start();
     // Quiet from the second second on: nothing but the stop itself looks again.
-    let tenant = node.tenant("t", &["--launches-per-second=500", "--phases=busy 1500ms, idle 1h"]);
+    let tenant =
+        node.tenant("t", &["--launches-per-second=500", "--phases=busy 1500ms, idle 3600s"]);
     std::thread::sleep(Duration::from_millis(3_500));
     let truth = tenant.truth();
     assert!(truth.launches() > 100);

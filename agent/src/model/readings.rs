@@ -156,6 +156,15 @@ pub struct CudaProcess {
     pub exited: bool,
 }
 
+/// What the kernel told between two readings.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// A process appeared, became another program or exited.
+    Life,
+    /// A process launched after a silence.
+    Wake,
+}
+
 /// CUDA driver calls.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CudaCounts {

@@ -26,6 +26,7 @@ const CRATES: [Crate; 2] = [
             "classify",
             "accounting",
             "totals",
+            "pacing",
             "pipeline",
             "record",
             "spool",

@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock;
 use crate::config;
-use crate::model::readings::{CudaReadings, Tracing};
+use crate::model::readings::{Change, CudaReadings, Tracing};
 use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
 use driver::{Kernel, KernelError};
@@ -107,7 +107,7 @@ impl Tracer {
 
     /// Resolves when a process appeared, executed another program, exited, or launched after a
     /// silence. May be dropped at any time without losing anything.
-    pub async fn changed(&mut self) {
+    pub async fn changed(&mut self) -> Change {
         match &mut self.state {
             State::Off { .. } => std::future::pending().await,
             State::On(running) => running.changed().await,
@@ -198,17 +198,21 @@ impl Running {
     }
 
     /// Returns how many records there were.
-    fn drain(&mut self) -> usize {
+    /// The most urgent of what was told; `None` = nothing was.
+    fn drain(&mut self) -> Option<Change> {
         let (lives, tracked) = (&mut self.lives, &mut self.tracked);
-        let mut records = 0;
+        let mut change = None;
         self.kernel.drain(|event, record| {
-            records += 1;
+            change = match event {
+                Event::Awoke => change.or(Some(Change::Wake)),
+                _ => Some(Change::Life),
+            };
             lives.note(event, record);
             if event == Event::Exited {
                 tracked.remove(&record.tgid);
             }
         });
-        records
+        change
     }
 
     fn track(&mut self, tgids: &BTreeSet<u32>, proc: &Proc) {
@@ -239,7 +243,7 @@ impl Running {
         }
     }
 
-    async fn changed(&mut self) {
+    async fn changed(&mut self) -> Change {
         loop {
             let Some(ring) = self.ring() else { return std::future::pending().await };
             match ring.readable().await {
@@ -249,8 +253,8 @@ impl Running {
                     return std::future::pending().await;
                 }
             }
-            if self.drain() > 0 {
-                return;
+            if let Some(change) = self.drain() {
+                return change;
             }
         }
     }
