@@ -295,7 +295,7 @@ fn a_series_that_left_the_view_comes_back_where_it_was() {
     for (series, before) in &shown.tenants {
         assert_eq!(bench.totals.tenants[series], 2 * before);
     }
-    assert_eq!(bench.usage().tenants["ml"].cuda.launches, 5);
+    assert_eq!(bench.usage().tenants["ml"].cuda.unwrap().launches, 5);
 }
 
 #[test]
@@ -305,7 +305,7 @@ fn launches_are_exact_and_a_span_of_nothing_counts_too() {
     let across = (HOUR - SECOND, HOUR + 2 * SECOND);
     let records = [cuda_of("a", "ml", 10, across), cuda_of("a", "ml", 7, (SECOND, SECOND))];
     bench.batch(&batch_of("a", 1, &records));
-    assert_eq!(bench.usage().tenants["ml"].cuda.launches, 17);
+    assert_eq!(bench.usage().tenants["ml"].cuda.unwrap().launches, 17);
     assert_eq!(bench.totals.cuda[&labels("ml")].launches, 17);
     assert_eq!(seal(&records[0]).hash.len(), 32);
 }

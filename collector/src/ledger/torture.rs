@@ -156,7 +156,7 @@ fn verify(bench: &Bench, agents: &[Agent]) {
     assert_eq!(usage.tenants["etl"].held_idle, shares["etl"]);
     assert_eq!(usage.unowned, [(("free".to_owned(), String::new()), shares["free"])].into());
     assert_eq!(usage.wall_ns, wall);
-    assert_eq!(usage.tenants["ml"].cuda.launches, launches);
+    assert_eq!(usage.tenants["ml"].cuda.unwrap().launches, launches);
     assert_eq!(bench.totals.tenants.values().sum::<u128>() + shares["free"], wall);
     assert_eq!(bench.totals.unowned.values().sum::<u128>(), shares["free"]);
     assert_eq!(bench.totals.cuda.values().map(|it| it.launches).sum::<u128>(), launches);

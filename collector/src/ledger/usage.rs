@@ -42,7 +42,8 @@ pub struct TenantUsage {
     pub active: BTreeMap<String, u128>,
     pub held_idle: u128,
     pub held_unknown: u128,
-    pub cuda: CudaCounts,
+    /// `None` = no CUDA call was ever counted, as on nodes that do not trace.
+    pub cuda: Option<CudaCounts>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -107,7 +108,7 @@ fn summed(sums: BTreeMap<Key, Vec<u128>>) -> Usage {
         }
         let tenant = usage.tenants.entry(tenant).or_default();
         match (kind.as_str(), share.as_str()) {
-            ("cuda", _) => tenant.cuda = cuda_counts(&amounts).unwrap_or_default(),
+            ("cuda", _) => tenant.cuda = cuda_counts(&amounts),
             (_, "active") => drop(tenant.active.insert(detail, first)),
             (_, "held_idle") => tenant.held_idle = first,
             (_, "held_unknown") => tenant.held_unknown = first,

@@ -6,6 +6,7 @@ use tonic::{Request, Response, Status};
 
 use crate::ledger::LedgerHandle;
 use crate::ledger::usage::{Query, TenantUsage, Usage};
+use crate::model::record::CudaCounts;
 
 const HOUR_S: i64 = 3600;
 
@@ -80,15 +81,15 @@ fn tenant(name: &str, usage: &TenantUsage) -> pb::TenantUsage {
             active: Some(nanoseconds(*active)),
         })
         .collect();
-    let copied = usage.cuda.copies.iter().map(|it| it.bytes).sum();
+    let copied = |it: CudaCounts| count(it.copies.iter().map(|it| it.bytes).sum());
     pb::TenantUsage {
         tenant: name.to_owned(),
         active: Some(nanoseconds(usage.active_ns())),
         held_idle: Some(nanoseconds(usage.held_idle)),
         held_unknown: Some(nanoseconds(usage.held_unknown)),
         methods,
-        launches: count(usage.cuda.launches),
-        copied_bytes: count(copied),
+        launches: usage.cuda.map(|it| count(it.launches)),
+        copied_bytes: usage.cuda.map(copied),
     }
 }
 

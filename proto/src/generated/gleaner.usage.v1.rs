@@ -38,10 +38,11 @@ pub struct TenantUsage {
     /// `active` by the method that found it.
     #[prost(message, repeated, tag = "5")]
     pub methods: ::prost::alloc::vec::Vec<MethodUsage>,
-    #[prost(uint64, tag = "6")]
-    pub launches: u64,
-    #[prost(uint64, tag = "7")]
-    pub copied_bytes: u64,
+    /// Absent = no CUDA call of this tenant was ever counted, as on nodes that do not trace.
+    #[prost(uint64, optional, tag = "6")]
+    pub launches: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "7")]
+    pub copied_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MethodUsage {

@@ -108,9 +108,14 @@ fn tenant_row(it: &TenantUsage) -> [String; 7] {
         hours(ns(it.held_idle)),
         hours(ns(it.held_unknown)),
         hours(owned(it)),
-        it.launches.to_string(),
-        words::bytes(it.copied_bytes),
+        it.launches.map_or_else(unknown, |it| it.to_string()),
+        it.copied_bytes.map_or_else(unknown, words::bytes),
     ]
+}
+
+/// What was not measured is not zero.
+fn unknown() -> String {
+    "–".to_owned()
 }
 
 fn conservation(total: u128, wall: u128) -> String {
@@ -134,8 +139,8 @@ fn program(usage: &GetUsageResponse) -> Value {
             "active_ns_by_method": methods.collect::<serde_json::Map<_, Value>>(),
             "held_idle_ns": exact(it.held_idle),
             "held_unknown_ns": exact(it.held_unknown),
-            "launches": it.launches.to_string(),
-            "copied_bytes": it.copied_bytes.to_string(),
+            "launches": it.launches.map(|it| it.to_string()),
+            "copied_bytes": it.copied_bytes.map(|it| it.to_string()),
         })
     };
     let unowned = usage
@@ -261,8 +266,8 @@ mod tests {
                 method: "exclusive".to_owned(),
                 active: Some(Nanoseconds { high: 1, low: 5 }),
             }],
-            launches: 104_729,
-            copied_bytes: 1_009,
+            launches: Some(104_729),
+            copied_bytes: Some(1_009),
         };
         let free = UnownedUsage {
             share: "unobserved".to_owned(),
