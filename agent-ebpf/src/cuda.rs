@@ -113,15 +113,15 @@ fn settle<C: EbpfContext>(ctx: &C, cookie: Cookie, outcome: Outcome) {
     if cookie.counter() == Counter::Synchronizations as usize {
         rows::add_one(row, Counter::Synchronizations);
         rows::add(row, Counter::SynchronizeWaitNs as usize, outcome.waited_ns);
-    } else if cookie.counter() == Counter::Frees as usize {
+    } else if cookie.counter() == Counter::DeviceFrees as usize {
         if outcome.result == 0 {
-            rows::add_one(row, Counter::Frees);
+            rows::add_one(row, Counter::DeviceFrees);
         }
     } else if outcome.result == 0 {
-        rows::add_one(row, Counter::Allocations);
-        rows::add(row, Counter::AllocatedBytes as usize, outcome.bytes);
+        rows::add_one(row, Counter::DeviceAllocations);
+        rows::add(row, Counter::DeviceAllocatedBytes as usize, outcome.bytes);
     } else {
-        rows::add_one(row, Counter::FailedAllocations);
+        rows::add_one(row, Counter::DeviceFailed);
     }
 }
 
@@ -160,5 +160,3 @@ fn now_ns() -> u64 {
     // SAFETY: the helper has no preconditions.
     unsafe { bpf_ktime_get_boot_ns() }
 }
-
-const _: () = assert!(size_of::<Row>() < 512, "a row fits the stack of a program");

@@ -8,35 +8,112 @@
 
 use core::mem::size_of;
 
-/// Index into [`Row::counts`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
+/// result counts only where that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[repr(u8)]
 pub enum Counter {
-    Launches = 0,
-    GraphLaunches = 1,
-    Allocations = 2,
-    AllocatedBytes = 3,
-    FailedAllocations = 4,
-    Frees = 5,
-    HostToDeviceCalls = 6,
-    HostToDeviceBytes = 7,
-    DeviceToHostCalls = 8,
-    DeviceToHostBytes = 9,
-    DeviceToDeviceCalls = 10,
-    DeviceToDeviceBytes = 11,
-    UnknownCalls = 12,
-    UnknownBytes = 13,
-    PeerCalls = 14,
-    PeerBytes = 15,
-    Synchronizations = 16,
-    SynchronizeWaitNs = 17,
+    KernelLaunches,
+    CooperativeLaunches,
+    GraphLaunches,
+    HostFunctions,
+
+    /// Six for each kind of memory, in the order of [`Allocation`].
+    DeviceAllocations,
+    DeviceAllocatedBytes,
+    DeviceFailed,
+    DeviceOutOfMemory,
+    DeviceFrees,
+    DeviceFreedBytes,
+    ManagedAllocations,
+    ManagedAllocatedBytes,
+    ManagedFailed,
+    ManagedOutOfMemory,
+    ManagedFrees,
+    ManagedFreedBytes,
+    /// Physical memory of the virtual memory management calls.
+    VirtualAllocations,
+    VirtualAllocatedBytes,
+    VirtualFailed,
+    VirtualOutOfMemory,
+    VirtualFrees,
+    VirtualFreedBytes,
+    /// Asked of a pool in stream order: the pool, not the call, takes memory from the device.
+    StreamOrderedAllocations,
+    StreamOrderedAllocatedBytes,
+    StreamOrderedFailed,
+    StreamOrderedOutOfMemory,
+    StreamOrderedFrees,
+    StreamOrderedFreedBytes,
+    /// Pinned host memory, allocated or registered.
+    HostAllocations,
+    HostAllocatedBytes,
+    HostFailed,
+    HostOutOfMemory,
+    HostFrees,
+    HostFreedBytes,
+
+    Maps,
+    MappedBytes,
+    Unmaps,
+    UnmappedBytes,
+    /// Memory of somebody else that was opened here: not an allocation.
+    Imports,
+
+    HostToDeviceCalls,
+    HostToDeviceBytes,
+    DeviceToHostCalls,
+    DeviceToHostBytes,
+    DeviceToDeviceCalls,
+    DeviceToDeviceBytes,
+    UnknownCalls,
+    UnknownBytes,
+    PeerCalls,
+    PeerBytes,
+    Memsets,
+    MemsetBytes,
+
+    Synchronizations,
+    SynchronizeWaitNs,
+    /// Time in which the process may have had work on a device: an upper bound.
+    BusyUpperNs,
+
+    EventRecords,
+    /// Questions whether an event or a stream is done.
+    Queries,
+    ModuleLoads,
+    ModuleLoadNs,
+    Contexts,
+    ContextsDestroyed,
+    Streams,
 }
 
 /// How many counters a row has.
-pub const COUNTERS: usize = 18;
+pub const COUNTERS: usize = Counter::Streams as usize + 1;
 
-/// What one life of a process did; the value of `COUNTERS`, whose key is the tgid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl Counter {
+    /// The counter `steps` after this one.
+    #[must_use]
+    pub const fn after(self, steps: usize) -> usize {
+        self as usize + steps
+    }
+}
+
+/// Which of the six counters of a kind of memory: added to its first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Allocation {
+    Calls = 0,
+    Bytes = 1,
+    Failed = 2,
+    /// Part of `Failed`.
+    OutOfMemory = 3,
+    Frees = 4,
+    FreedBytes = 5,
+}
+
+/// What one program of a process did; the value of `COUNTERS`, whose key is the tgid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Row {
     /// CLOCK_BOOTTIME ns at which the thread group leader was started: with the tgid, the identity.
@@ -48,12 +125,35 @@ pub struct Row {
     /// The timer tick at which `last_launch_ns` was taken: reading the clock costs more than all
     /// the rest of a hit, so it is read once a tick.
     pub last_launch_tick: u64,
-    /// User at the first call, and again after each exec.
+    /// CLOCK_BOOTTIME ns of the first launch that is not known to have ended; 0 = there is none.
+    pub pending_since_ns: u64,
+    /// Device, managed and virtual memory that is allocated now, as far as it was seen.
+    pub live_bytes: u64,
+    pub peak_bytes: u64,
+    /// Pinned host memory that is allocated now, as far as it was seen.
+    pub host_bytes: u64,
+    /// Of the unified hierarchy, when the process was first seen; 1 is its root, also where the
+    /// process is in a group of the old hierarchies only.
+    pub cgroup_id: u64,
+    /// User at the first call.
     pub uid: u32,
-    /// 1 = the process has exited and the ring had no room to say so. Only user space removes
-    /// such a row, unless the tgid is taken again first.
-    pub dead: u32,
+    /// Bits of [`flag`].
+    pub flags: u32,
+    /// Ordinal, plus 1, of the device of the first context; 0 = not known.
+    pub home: u32,
+    pub unused: u32,
     pub counts: [u64; COUNTERS],
+}
+
+/// Bits of [`Row::flags`].
+pub mod flag {
+    /// The process has exited and the ring had no room to say so. Only user space removes such a
+    /// row, unless the tgid is taken again first.
+    pub const DEAD: u32 = 1;
+    /// An allocation was not remembered: `live_bytes` and `peak_bytes` are too small.
+    pub const UNTRACKED: u32 = 1 << 1;
+    /// Contexts on more than one device.
+    pub const SEVERAL_DEVICES: u32 = 1 << 2;
 }
 
 /// Why a record was sent.
@@ -103,6 +203,26 @@ pub enum Loss {
 /// How many kinds of loss there are.
 pub const LOSSES: usize = 4;
 
+impl Default for Row {
+    fn default() -> Self {
+        Self {
+            start_boottime_ns: 0,
+            last_launch_ns: 0,
+            last_launch_tick: 0,
+            pending_since_ns: 0,
+            live_bytes: 0,
+            peak_bytes: 0,
+            host_bytes: 0,
+            cgroup_id: 0,
+            uid: 0,
+            flags: 0,
+            home: 0,
+            unused: 0,
+            counts: [0; COUNTERS],
+        }
+    }
+}
+
 /// What a hook is told about its symbol, through the attach cookie.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cookie(pub u64);
@@ -130,7 +250,7 @@ impl Cookie {
     /// Waits for the result of a pitched allocation, whose size is known only then.
     #[must_use]
     pub const fn pitched(slot: u8) -> Self {
-        Self(Self::result(Counter::Allocations, slot).0 | 1 << 16)
+        Self(Self::result(Counter::DeviceAllocations, slot).0 | 1 << 16)
     }
 
     #[inline(always)]
@@ -190,9 +310,9 @@ pub struct Offsets {
     pub signal_live: u32,
 }
 
-const _: () = assert!(Counter::SynchronizeWaitNs as usize + 1 == COUNTERS);
+const _: () = assert!(Counter::HostFreedBytes as usize + 1 == Counter::Maps as usize);
 const _: () = assert!(Loss::Processes as usize + 1 == LOSSES);
-const _: () = assert!(size_of::<Row>() == 32 + 8 * COUNTERS);
+const _: () = assert!(size_of::<Row>() == 80 + 8 * COUNTERS);
 const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
 const _: () = assert!(size_of::<PendingKey>() == 16);
 const _: () = assert!(size_of::<Pending>() == 24);
@@ -222,9 +342,9 @@ mod tests {
     fn a_cookie_carries_a_counter_and_a_detail() {
         let cookie = Cookie::sum(Counter::PeerCalls, 4);
         assert_eq!((cookie.counter(), cookie.detail()), (Counter::PeerCalls as usize, 4));
-        assert_eq!(Cookie::count(Counter::Launches).counter(), 0);
+        assert_eq!(Cookie::count(Counter::KernelLaunches).counter(), 0);
         let pitched = Cookie::pitched(7);
         assert!(pitched.is_pitched() && !cookie.is_pitched());
-        assert_eq!((pitched.counter(), pitched.detail()), (Counter::Allocations as usize, 7));
+        assert_eq!((pitched.counter(), pitched.detail()), (Counter::DeviceAllocations as usize, 7));
     }
 }

@@ -6,7 +6,7 @@
 use agent_ebpf::{LOSSES, Offsets, Pending, PendingKey, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 
 /// Counts by tgid. Preallocated, so that a hit never allocates; not LRU, which evicts live
 /// entries long before it is full. Full: calls count in `OVERFLOW` and in `LOST`.
@@ -16,6 +16,10 @@ pub(crate) static COUNTERS: HashMap<u32, Row> = HashMap::with_max_entries(4_096,
 /// The one row for calls of processes that found `COUNTERS` full: totals stay exact.
 #[map]
 pub(crate) static OVERFLOW: Array<Row> = Array::with_max_entries(1, 0);
+
+/// Where a new row is put together: it is larger than the stack of a program.
+#[map]
+pub(crate) static BLANK: PerCpuArray<Row> = PerCpuArray::with_max_entries(1, 0);
 
 /// Processes whose exec and exit user space wants to know although they made no call. Written by
 /// user space, which never asks for more than fits; the exit of a process removes it.
@@ -27,10 +31,10 @@ pub(crate) static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(4_096, 0
 #[map]
 pub(crate) static PENDING: HashMap<PendingKey, Pending> = HashMap::with_max_entries(16_384, 0);
 
-/// Records for user space: about 1,300 fit. Full: counted in `LOST`; an exit leaves its row behind,
+/// Records for user space: about 1,800 fit. Full: counted in `LOST`; an exit leaves its row behind,
 /// marked dead, and user space finds it at its next reading.
 #[map]
-pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(256 * 1024, 0);
+pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
 
 /// By `Loss`, since the object was loaded.
 #[map]

@@ -1,11 +1,12 @@
 //! The rows of `COUNTERS` from birth to retirement, and the records that tell user space about them.
 
-use agent_ebpf::{COUNTERS as COUNTS, Counter, Event, Loss, Record, Row};
+use agent_ebpf::{COUNTERS as COUNTS, Counter, Event, Loss, Record, Row, flag};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 
-use crate::maps::{COUNTERS, EVENTS, OVERFLOW, TRACKED};
+use crate::maps::{BLANK, COUNTERS, EVENTS, OVERFLOW, TRACKED};
 use crate::{atomic, loss, task};
 
 /// Where the calling process counts: its own row, made on its first call, or the overflow row.
@@ -47,11 +48,10 @@ pub(crate) fn add_one(row: *mut Row, counter: Counter) {
 /// Makes the row of a process and announces it. Two threads may come at once: one of them does it.
 #[inline(never)]
 fn admit<C: EbpfContext>(ctx: &C, tgid: u32) {
-    let row = Row {
-        start_boottime_ns: task::current_start_ns(),
-        uid: bpf_get_current_uid_gid() as u32,
-        ..Row::default()
-    };
+    let Some(row) = BLANK.get_ptr_mut(0) else { return };
+    blank(row);
+    // SAFETY: `row` is a map value of this CPU, which the program keeps until it is done.
+    let row = unsafe { &*row };
     if COUNTERS.insert(tgid, row, u64::from(BPF_NOEXIST)).is_ok() {
         announce(ctx, Event::Appeared, tgid);
     }
@@ -88,7 +88,7 @@ pub(crate) fn retire<C: EbpfContext>(ctx: &C, tgid: u32) {
         forget(tgid);
     } else if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
         // SAFETY: `row` is a map value.
-        unsafe { (&raw mut (*row).dead).write(1) };
+        unsafe { (&raw mut (*row).flags).write(flag::DEAD) };
     }
 }
 
@@ -145,6 +145,7 @@ fn blank(to: *mut Row) {
     // SAFETY: as in `copy`.
     unsafe {
         (&raw mut (*to).start_boottime_ns).write(task::current_start_ns());
+        (&raw mut (*to).cgroup_id).write(bpf_get_current_cgroup_id());
         (&raw mut (*to).uid).write(bpf_get_current_uid_gid() as u32);
     }
 }

@@ -223,13 +223,13 @@ mod tests {
         let launches: u64 = records
             .iter()
             .filter_map(|it| match it {
-                Record::Cuda(activity) => Some(activity.counts.launches),
+                Record::Cuda(activity) => Some(activity.counts.launches()),
                 Record::Tile(_) => None,
             })
             .sum();
         assert_eq!(launches, 1_200);
         let totals = pipeline.totals(BootNs(29 * SECOND));
-        assert_eq!(totals.tenants.values().map(|it| it.cuda.launches).sum::<u64>(), 1_200);
+        assert_eq!(totals.tenants.values().map(|it| it.cuda.launches()).sum::<u64>(), 1_200);
     }
 
     #[test]

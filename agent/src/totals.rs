@@ -114,8 +114,8 @@ impl Totals {
 #[cfg(test)]
 mod tests {
     use super::{ABSENT_NS, MAX_TENANTS, OVERFLOW, Totals};
+    use crate::attribution::fixtures;
     use crate::model::ids::{Holder, HolderKind};
-    use crate::model::readings::CudaCounts;
     use crate::model::units::BootNs;
 
     fn holder(tenant: usize) -> Holder {
@@ -131,12 +131,12 @@ mod tests {
     }
 
     fn launch(totals: &mut Totals, tenant: usize, at: u64) {
-        let counts = CudaCounts { launches: 1, ..CudaCounts::default() };
+        let counts = fixtures::launched(1);
         totals.add_cuda(&holder(tenant), &counts, BootNs(at));
     }
 
     fn sum(totals: &Totals) -> u64 {
-        totals.tenants.values().map(|it| it.cuda.launches).sum()
+        totals.tenants.values().map(|it| it.cuda.launches()).sum()
     }
 
     #[test]

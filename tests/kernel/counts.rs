@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent::clock;
+use agent::model::readings::Counter;
 
 use crate::rig::{Build, Node, exited, only, without_wait};
 
@@ -65,7 +66,7 @@ fn a_running_process_is_counted_up_to_now() {
     let (_, process) = only(&tracer.read(clock::boot()), truth.tgid);
     assert_eq!(without_wait(process.counts), truth.counts());
     assert!(!process.exited && process.fully_hooked, "{process:?}");
-    assert!(process.counts.synchronize_wait_ns > 0, "a wait takes time");
+    assert!(process.counts[Counter::SynchronizeWaitNs] > 0, "a wait takes time");
     let age_ns = clock::boot().since(process.last_launch.expect("it has launched"));
     assert!((200_000_000..10_000_000_000).contains(&age_ns), "launched {age_ns} ns ago");
 }
@@ -82,7 +83,7 @@ fn failed_allocations_count_apart() {
     std::fs::write(node.folder().join(gpu_state::scenario::NAME), text).unwrap();
     let truth = node.run("--rounds 10");
     let (_, process) = exited(&mut tracer, truth.tgid);
-    assert_eq!(process.counts.failed_allocations, 10);
+    assert_eq!(process.counts[Counter::DeviceFailed], 10);
     assert_eq!(without_wait(process.counts), truth.counts());
 }
 
@@ -97,7 +98,7 @@ fn a_process_that_ran_before_the_tracer_counts_from_then_on() {
     let after = workload.truth();
     let readings = tracer.read(clock::boot());
     let later = workload.truth().called("cuLaunchKernel");
-    let counted = only(&readings, after.tgid).1.counts.launches;
+    let counted = only(&readings, after.tgid).1.counts.launches();
     let after = after.called("cuLaunchKernel");
     assert!(counted >= after - attached, "{counted} of the {} since", after - attached);
     assert!(counted <= later - before, "{counted} of the {} at most", later - before);

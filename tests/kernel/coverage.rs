@@ -62,7 +62,7 @@ fn after_an_upgrade_old_and_new_processes_count() {
     let before = old.truth().called("cuLaunchKernel");
     std::thread::sleep(Duration::from_millis(200));
     let (_, process) = only(&tracer.read(clock::boot()), old.tgid());
-    assert!(process.counts.launches > before && process.fully_hooked, "{process:?}");
+    assert!(process.counts.launches() > before && process.fully_hooked, "{process:?}");
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn what_was_done_before_a_kill_is_kept() {
     let tgid = truth.tgid;
     workload.kill();
     let (_, process) = exited(&mut tracer, tgid);
-    assert!(process.counts.launches >= truth.called("cuLaunchKernel"));
+    assert!(process.counts.launches() >= truth.called("cuLaunchKernel"));
     assert_eq!(tracer.read(clock::boot()).tracing.dropped, 0);
 }
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use agent::clock;
 use agent::config;
 use agent::model::ids::ProcessId;
-use agent::model::readings::{CudaCounts, CudaProcess, CudaReadings, Direction};
+use agent::model::readings::{Counter, CudaCounts, CudaProcess, CudaReadings};
 use agent::samplers::cuda::Tracer;
 use gpu_state::scenario::{NAME, Scenario};
 use nix::sys::signal::{Signal, kill};
@@ -247,39 +247,52 @@ impl Truth {
     /// What the kernel should have counted. Waiting times are not known here.
     pub(crate) fn counts(&self) -> CudaCounts {
         let mut counts = CudaCounts::default();
-        for symbol in ["cuLaunchKernel", "cuLaunchKernelEx", "cuLaunchCooperativeKernel"] {
-            counts.launches += self.called(symbol);
+        for symbol in ["cuLaunchKernel", "cuLaunchKernelEx"] {
+            counts[Counter::KernelLaunches] += self.called(symbol);
         }
-        counts.graph_launches = self.called("cuGraphLaunch");
+        counts[Counter::CooperativeLaunches] = self.called("cuLaunchCooperativeKernel");
+        counts[Counter::GraphLaunches] = self.called("cuGraphLaunch");
         for symbol in ["cuMemAlloc_v2", "cuMemAllocManaged", "cuMemAllocPitch_v2"] {
-            counts.allocations += self.succeeded(symbol);
-            counts.allocated_bytes += self.sum(symbol, |it| it.bytes);
-            counts.failed_allocations += self.sum(symbol, |it| it.failed);
+            counts[Counter::DeviceAllocations] += self.succeeded(symbol);
+            counts[Counter::DeviceAllocatedBytes] += self.sum(symbol, |it| it.bytes);
+            counts[Counter::DeviceFailed] += self.sum(symbol, |it| it.failed);
         }
-        counts.frees = self.succeeded("cuMemFree_v2");
-        for (direction, symbols) in COPIES {
-            let copies = &mut counts.copies[direction as usize];
-            copies.calls = symbols.iter().map(|it| self.called(it)).sum();
-            copies.bytes = symbols.iter().map(|it| self.sum(it, |it| it.bytes)).sum();
+        counts[Counter::DeviceFrees] = self.succeeded("cuMemFree_v2");
+        for (calls, bytes, symbols) in COPIES {
+            counts[calls] = symbols.iter().map(|it| self.called(it)).sum();
+            counts[bytes] = symbols.iter().map(|it| self.sum(it, |it| it.bytes)).sum();
         }
         for symbol in ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"] {
-            counts.synchronizations += self.called(symbol);
+            counts[Counter::Synchronizations] += self.called(symbol);
         }
         counts
     }
 }
 
-const COPIES: [(Direction, [&str; 2]); 5] = [
-    (Direction::HostToDevice, ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2"]),
-    (Direction::DeviceToHost, ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2"]),
-    (Direction::DeviceToDevice, ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2"]),
-    (Direction::Unknown, ["cuMemcpy", "cuMemcpyAsync"]),
-    (Direction::Peer, ["cuMemcpyPeer", "cuMemcpyPeerAsync"]),
+const COPIES: [(Counter, Counter, [&str; 2]); 5] = [
+    (
+        Counter::HostToDeviceCalls,
+        Counter::HostToDeviceBytes,
+        ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2"],
+    ),
+    (
+        Counter::DeviceToHostCalls,
+        Counter::DeviceToHostBytes,
+        ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2"],
+    ),
+    (
+        Counter::DeviceToDeviceCalls,
+        Counter::DeviceToDeviceBytes,
+        ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2"],
+    ),
+    (Counter::UnknownCalls, Counter::UnknownBytes, ["cuMemcpy", "cuMemcpyAsync"]),
+    (Counter::PeerCalls, Counter::PeerBytes, ["cuMemcpyPeer", "cuMemcpyPeerAsync"]),
 ];
 
 /// Everything but the waiting time, which only the kernel measures.
-pub(crate) fn without_wait(counts: CudaCounts) -> CudaCounts {
-    CudaCounts { synchronize_wait_ns: 0, ..counts }
+pub(crate) fn without_wait(mut counts: CudaCounts) -> CudaCounts {
+    counts[Counter::SynchronizeWaitNs] = 0;
+    counts
 }
 
 /// The only life of a process in a reading.

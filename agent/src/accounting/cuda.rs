@@ -179,7 +179,7 @@ mod tests {
         meter
             .close(BootNs(at + 1))
             .into_iter()
-            .map(|it| (it.holder, it.counts.launches, it.device.is_some()))
+            .map(|it| (it.holder, it.counts.launches(), it.device.is_some()))
             .collect()
     }
 
@@ -253,7 +253,7 @@ mod tests {
         assert!(meter.close(BootNs(1_000)).is_empty());
         assert!(meter.is_due(BootNs(2_000), Duration::from_nanos(1_000)));
         assert!(!meter.is_due(BootNs(1_500), Duration::from_nanos(1_000)));
-        assert_eq!(meter.close(BootNs(2_000))[0].counts.launches, 5);
+        assert_eq!(meter.close(BootNs(2_000))[0].counts.launches(), 5);
         assert!(!meter.is_due(BootNs(9_000), Duration::from_nanos(1_000)));
     }
 }

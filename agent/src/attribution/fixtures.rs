@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::model::ids::{DeviceId, Holder, HolderKind, InstanceId, ProcessId};
 use crate::model::readings::{
-    Counters, CudaCounts, CudaProcess, CudaReadings, DeviceReading, Health, Identity,
+    Counter, Counters, CudaCounts, CudaProcess, CudaReadings, DeviceReading, Health, Identity,
     InstanceReading, NvmlReadings, NvmlState, ProcessReading, Readings, Tracing,
 };
 use crate::model::units::{BootNs, Percent};
@@ -96,12 +96,19 @@ pub(crate) fn sm(readings: &mut Readings, index: u32, tgid: u32, weight: u64) {
     listed.iter_mut().find(|it| it.tgid == tgid).unwrap().sm_weight = Some(weight);
 }
 
+/// Kernel launches and nothing else.
+pub(crate) fn launched(launches: u64) -> CudaCounts {
+    let mut counts = CudaCounts::default();
+    counts[Counter::KernelLaunches] = launches;
+    counts
+}
+
 /// Traces a process in full, with `launches` so far.
 pub(crate) fn trace(readings: &mut Readings, tgid: u32, launches: u64) {
     let last_launch = (launches > 0).then_some(readings.at);
     let traced = CudaProcess {
         uid: 1_000,
-        counts: CudaCounts { launches, ..CudaCounts::default() },
+        counts: launched(launches),
         last_launch,
         fully_hooked: true,
         exited: false,

@@ -42,7 +42,7 @@ pub fn launches_between(
 }
 
 fn launches(counts: &CudaCounts) -> u64 {
-    counts.launches.saturating_add(counts.graph_launches)
+    counts.launches()
 }
 
 fn traced(readings: &Readings, process: ProcessId) -> Option<&CudaProcess> {

@@ -39,7 +39,7 @@ fn processes_of_a_holder_are_summed() {
     assert_eq!(found.sm_weight, Some(60));
     assert_eq!(found.launches, Some(5));
     assert_eq!(found.last_launch, LastLaunch::At(BootNs(2_000)));
-    assert_eq!(found.cuda.map(|it| it.launches), Some(7));
+    assert_eq!(found.cuda.map(|it| it.launches()), Some(7));
 }
 
 #[test]

@@ -47,7 +47,7 @@ const CONNECTED: Family = Family::gauge(
 );
 
 pub(super) fn write_overflow(text: &mut Text, node: &str, overflow: &CudaCounts) {
-    text.family(OVERFLOW_LAUNCHES).count(&Labels::new([("node", node)]), Some(overflow.launches));
+    text.family(OVERFLOW_LAUNCHES).count(&Labels::new([("node", node)]), Some(overflow.launches()));
 }
 
 pub(super) fn write_nvml(text: &mut Text, node: &str, stats: &NvmlStats) {

@@ -1,7 +1,10 @@
 //! What the sources said at one tick. `None` where a source said nothing: never zero.
 
 use std::collections::BTreeMap;
+use std::ops::{Index, IndexMut};
 use std::sync::Arc;
+
+pub use agent_ebpf::{COUNTERS, Counter};
 
 use crate::model::ids::{DeviceId, Holder, InstanceId, ProcessId};
 use crate::model::units::{BootNs, Percent};
@@ -165,40 +168,9 @@ pub enum Change {
     Wake,
 }
 
-/// CUDA driver calls.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CudaCounts {
-    pub launches: u64,
-    pub graph_launches: u64,
-    pub allocations: u64,
-    pub allocated_bytes: u64,
-    pub failed_allocations: u64,
-    pub frees: u64,
-    pub copies: [CopyCounts; Direction::ALL.len()],
-    pub synchronizations: u64,
-    pub synchronize_wait_ns: u64,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CopyCounts {
-    pub calls: u64,
-    pub bytes: u64,
-}
-
-/// Index into `CudaCounts::copies`.
+/// CUDA driver calls: one count for each [`Counter`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    HostToDevice = 0,
-    DeviceToHost = 1,
-    DeviceToDevice = 2,
-    Unknown = 3,
-    Peer = 4,
-}
-
-impl Direction {
-    pub const ALL: [Self; 5] =
-        [Self::HostToDevice, Self::DeviceToHost, Self::DeviceToDevice, Self::Unknown, Self::Peer];
-}
+pub struct CudaCounts([u64; COUNTERS]);
 
 impl CudaCounts {
     /// What was added since `earlier`. Totals of one process never go back.
@@ -217,20 +189,41 @@ impl CudaCounts {
         *self == Self::default()
     }
 
+    /// Launches of every kind that put work on a device.
+    #[must_use]
+    pub fn launches(&self) -> u64 {
+        [Counter::KernelLaunches, Counter::CooperativeLaunches, Counter::GraphLaunches]
+            .into_iter()
+            .fold(0, |sum, it| sum.saturating_add(self[it]))
+    }
+
     fn combine(&self, other: &Self, op: impl Fn(u64, u64) -> u64) -> Self {
-        Self {
-            launches: op(self.launches, other.launches),
-            graph_launches: op(self.graph_launches, other.graph_launches),
-            allocations: op(self.allocations, other.allocations),
-            allocated_bytes: op(self.allocated_bytes, other.allocated_bytes),
-            failed_allocations: op(self.failed_allocations, other.failed_allocations),
-            frees: op(self.frees, other.frees),
-            copies: std::array::from_fn(|index| CopyCounts {
-                calls: op(self.copies[index].calls, other.copies[index].calls),
-                bytes: op(self.copies[index].bytes, other.copies[index].bytes),
-            }),
-            synchronizations: op(self.synchronizations, other.synchronizations),
-            synchronize_wait_ns: op(self.synchronize_wait_ns, other.synchronize_wait_ns),
-        }
+        Self(std::array::from_fn(|index| op(self.0[index], other.0[index])))
+    }
+}
+
+impl Default for CudaCounts {
+    fn default() -> Self {
+        Self([0; COUNTERS])
+    }
+}
+
+impl From<[u64; COUNTERS]> for CudaCounts {
+    fn from(counts: [u64; COUNTERS]) -> Self {
+        Self(counts)
+    }
+}
+
+impl Index<Counter> for CudaCounts {
+    type Output = u64;
+
+    fn index(&self, counter: Counter) -> &u64 {
+        &self.0[counter as usize]
+    }
+}
+
+impl IndexMut<Counter> for CudaCounts {
+    fn index_mut(&mut self, counter: Counter) -> &mut u64 {
+        &mut self.0[counter as usize]
     }
 }

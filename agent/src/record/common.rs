@@ -5,7 +5,7 @@ use std::sync::Arc;
 use proto::telemetry::v1::{self, copy_counts, holder::Kind};
 
 use crate::model::ids::{Holder, HolderKind};
-use crate::model::readings::{CopyCounts, CudaCounts, Direction};
+use crate::model::readings::{Counter, CudaCounts};
 use crate::model::usage::Class;
 use crate::record::{RecordError, unknown};
 
@@ -81,56 +81,56 @@ pub(super) fn read_class(time: &v1::ClassTime) -> Result<Class, RecordError> {
 
 #[must_use]
 pub fn wire_counts(counts: &CudaCounts) -> v1::CudaCounts {
-    let copies = Direction::ALL
+    let copies = COPIES
         .into_iter()
-        .map(|direction| (direction, counts.copies[direction as usize]))
-        .filter(|(_, it)| *it != CopyCounts::default())
-        .map(|(direction, it)| v1::CopyCounts {
-            direction: wire_direction(direction).into(),
-            calls: it.calls,
-            bytes: it.bytes,
+        .filter(|(_, calls, bytes)| (counts[*calls], counts[*bytes]) != (0, 0))
+        .map(|(direction, calls, bytes)| v1::CopyCounts {
+            direction: direction.into(),
+            calls: counts[calls],
+            bytes: counts[bytes],
         });
     v1::CudaCounts {
-        launches: counts.launches,
-        graph_launches: counts.graph_launches,
-        allocations: counts.allocations,
-        allocated_bytes: counts.allocated_bytes,
-        failed_allocations: counts.failed_allocations,
-        frees: counts.frees,
+        launches: counts[Counter::KernelLaunches] + counts[Counter::CooperativeLaunches],
+        graph_launches: counts[Counter::GraphLaunches],
+        allocations: counts[Counter::DeviceAllocations],
+        allocated_bytes: counts[Counter::DeviceAllocatedBytes],
+        failed_allocations: counts[Counter::DeviceFailed],
+        frees: counts[Counter::DeviceFrees],
         copies: copies.collect(),
-        synchronizations: counts.synchronizations,
-        synchronize_wait_ns: counts.synchronize_wait_ns,
+        synchronizations: counts[Counter::Synchronizations],
+        synchronize_wait_ns: counts[Counter::SynchronizeWaitNs],
     }
 }
 
 pub(super) fn read_counts(counts: &v1::CudaCounts) -> Result<CudaCounts, RecordError> {
-    let mut copies = [CopyCounts::default(); Direction::ALL.len()];
+    let mut read = CudaCounts::default();
     for copy in &counts.copies {
-        let direction = Direction::ALL
+        let (_, calls, bytes) = COPIES
             .into_iter()
-            .find(|it| wire_direction(*it) == copy.direction())
+            .find(|it| it.0 == copy.direction())
             .ok_or_else(|| unknown("copy direction", copy.direction))?;
-        copies[direction as usize] = CopyCounts { calls: copy.calls, bytes: copy.bytes };
+        read[calls] = copy.calls;
+        read[bytes] = copy.bytes;
     }
-    Ok(CudaCounts {
-        launches: counts.launches,
-        graph_launches: counts.graph_launches,
-        allocations: counts.allocations,
-        allocated_bytes: counts.allocated_bytes,
-        failed_allocations: counts.failed_allocations,
-        frees: counts.frees,
-        copies,
-        synchronizations: counts.synchronizations,
-        synchronize_wait_ns: counts.synchronize_wait_ns,
-    })
+    read[Counter::KernelLaunches] = counts.launches;
+    read[Counter::GraphLaunches] = counts.graph_launches;
+    read[Counter::DeviceAllocations] = counts.allocations;
+    read[Counter::DeviceAllocatedBytes] = counts.allocated_bytes;
+    read[Counter::DeviceFailed] = counts.failed_allocations;
+    read[Counter::DeviceFrees] = counts.frees;
+    read[Counter::Synchronizations] = counts.synchronizations;
+    read[Counter::SynchronizeWaitNs] = counts.synchronize_wait_ns;
+    Ok(read)
 }
 
-fn wire_direction(direction: Direction) -> copy_counts::Direction {
-    match direction {
-        Direction::HostToDevice => copy_counts::Direction::HostToDevice,
-        Direction::DeviceToHost => copy_counts::Direction::DeviceToHost,
-        Direction::DeviceToDevice => copy_counts::Direction::DeviceToDevice,
-        Direction::Unknown => copy_counts::Direction::Unknown,
-        Direction::Peer => copy_counts::Direction::Peer,
-    }
-}
+const COPIES: [(copy_counts::Direction, Counter, Counter); 5] = [
+    (copy_counts::Direction::HostToDevice, Counter::HostToDeviceCalls, Counter::HostToDeviceBytes),
+    (copy_counts::Direction::DeviceToHost, Counter::DeviceToHostCalls, Counter::DeviceToHostBytes),
+    (
+        copy_counts::Direction::DeviceToDevice,
+        Counter::DeviceToDeviceCalls,
+        Counter::DeviceToDeviceBytes,
+    ),
+    (copy_counts::Direction::Unknown, Counter::UnknownCalls, Counter::UnknownBytes),
+    (copy_counts::Direction::Peer, Counter::PeerCalls, Counter::PeerBytes),
+];

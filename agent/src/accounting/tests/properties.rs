@@ -11,7 +11,7 @@ use crate::accounting::tiles::{LONGEST_NS, OpenTiles};
 use crate::accounting::{Observation, slice};
 use crate::attribution::fixtures;
 use crate::model::ids::{InstanceId, ProcessId};
-use crate::model::readings::{CudaCounts, CudaProcess, Health, NvmlState, Readings};
+use crate::model::readings::{CudaProcess, Health, NvmlState, Readings};
 use crate::model::units::BootNs;
 use crate::model::usage::{Share, Tile};
 
@@ -234,7 +234,7 @@ impl World {
 fn process(launches: u64, exited: bool) -> CudaProcess {
     CudaProcess {
         uid: 7,
-        counts: CudaCounts { launches, ..CudaCounts::default() },
+        counts: fixtures::launched(launches),
         last_launch: None,
         fully_hooked: true,
         exited,
@@ -261,12 +261,12 @@ proptest! {
             if closes {
                 for activity in meter.close(BootNs(at)) {
                     prop_assert!(activity.start >= end && activity.start < activity.end);
-                    counted += activity.counts.launches;
+                    counted += activity.counts.launches();
                 }
                 end = BootNs(at);
             }
         }
-        counted += meter.close(BootNs(at + 1)).iter().map(|it| it.counts.launches).sum::<u64>();
+        counted += meter.close(BootNs(at + 1)).iter().map(|it| it.counts.launches()).sum::<u64>();
         prop_assert_eq!(counted, world.launched);
     }
 }

@@ -1,9 +1,9 @@
 //! What a row of the kernel means.
 
-use agent_ebpf::{Counter, Row};
+use agent_ebpf::Row;
 
 use crate::model::ids::ProcessId;
-use crate::model::readings::{CopyCounts, CudaCounts, Direction};
+use crate::model::readings::CudaCounts;
 use crate::model::units::BootNs;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -15,31 +15,7 @@ pub(crate) fn process_id(tgid: u32, row: &Row, ticks_per_second: u64) -> Process
 }
 
 pub(crate) fn counts(row: &Row) -> CudaCounts {
-    let count = |counter: Counter| row.counts[counter as usize];
-    let copies = |calls, bytes| CopyCounts { calls: count(calls), bytes: count(bytes) };
-    CudaCounts {
-        launches: count(Counter::Launches),
-        graph_launches: count(Counter::GraphLaunches),
-        allocations: count(Counter::Allocations),
-        allocated_bytes: count(Counter::AllocatedBytes),
-        failed_allocations: count(Counter::FailedAllocations),
-        frees: count(Counter::Frees),
-        copies: Direction::ALL.map(|direction| match direction {
-            Direction::HostToDevice => {
-                copies(Counter::HostToDeviceCalls, Counter::HostToDeviceBytes)
-            }
-            Direction::DeviceToHost => {
-                copies(Counter::DeviceToHostCalls, Counter::DeviceToHostBytes)
-            }
-            Direction::DeviceToDevice => {
-                copies(Counter::DeviceToDeviceCalls, Counter::DeviceToDeviceBytes)
-            }
-            Direction::Unknown => copies(Counter::UnknownCalls, Counter::UnknownBytes),
-            Direction::Peer => copies(Counter::PeerCalls, Counter::PeerBytes),
-        }),
-        synchronizations: count(Counter::Synchronizations),
-        synchronize_wait_ns: count(Counter::SynchronizeWaitNs),
-    }
+    row.counts.into()
 }
 
 /// `None` = no launch was seen.
@@ -49,34 +25,9 @@ pub(crate) fn last_launch(row: &Row) -> Option<BootNs> {
 
 #[cfg(test)]
 mod tests {
-    use super::{counts, last_launch, process_id};
-    use crate::model::readings::Direction;
+    use super::{last_launch, process_id};
     use crate::model::units::BootNs;
-    use agent_ebpf::{Counter, Row};
-
-    #[test]
-    fn every_counter_has_one_place() {
-        let mut row = Row::default();
-        for (index, count) in row.counts.iter_mut().enumerate() {
-            *count = 1 << index;
-        }
-        let counts = counts(&row);
-        assert_eq!(counts.launches, 1 << Counter::Launches as u8);
-        assert_eq!(counts.graph_launches, 1 << Counter::GraphLaunches as u8);
-        let copies = |direction: Direction| counts.copies[direction as usize];
-        assert_eq!(copies(Direction::HostToDevice).calls, 1 << Counter::HostToDeviceCalls as u8);
-        assert_eq!(copies(Direction::Peer).bytes, 1 << Counter::PeerBytes as u8);
-        let copied: u64 = counts.copies.iter().map(|it| it.calls + it.bytes).sum();
-        let others = counts.launches
-            + counts.graph_launches
-            + counts.allocations
-            + counts.allocated_bytes
-            + counts.failed_allocations
-            + counts.frees
-            + counts.synchronizations
-            + counts.synchronize_wait_ns;
-        assert_eq!(copied + others, (1 << row.counts.len()) - 1);
-    }
+    use agent_ebpf::Row;
 
     #[test]
     fn start_times_are_cut_to_ticks_as_the_kernel_does() {

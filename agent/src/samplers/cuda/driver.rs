@@ -19,7 +19,7 @@ use tokio::io::unix::AsyncFd;
 
 use super::bpf::driver::{Batch, Cursor, Found, Moment, Places};
 use super::bpf::multi::{MultiError, Programs};
-use super::hooks::Kind;
+use super::hooks::{Group, Kind};
 use super::library::driver::LibraryFile;
 use super::log::Bridge;
 use super::probe::Point;
@@ -72,7 +72,7 @@ impl fmt::Debug for Kernel {
     }
 }
 
-/// What keeps one library hooked; dropping it detaches.
+/// What keeps one group of one library hooked; dropping it detaches.
 #[derive(Debug)]
 #[expect(dead_code, reason = "the links are held for what their drop does")]
 pub(crate) enum Links {
@@ -110,12 +110,18 @@ impl Kernel {
         })
     }
 
-    /// Hooks every point of a library, or none.
-    pub(crate) fn attach(&mut self, library: &LibraryFile) -> Result<Links, KernelError> {
+    /// Hooks every point of one group of a library, or none.
+    pub(crate) fn attach(
+        &mut self,
+        library: &LibraryFile,
+        group: Group,
+    ) -> Result<Links, KernelError> {
         let path = format!("/proc/self/fd/{}", library.descriptor());
+        let points = library.plan.points.iter().filter(|it| it.hook.group == group);
+        let points: Vec<Point> = points.copied().collect();
         match &self.multi {
-            Some(programs) => attach_multi(programs, &path, &library.plan.points).map(Links::Multi),
-            None => attach_singles(&mut self.ebpf, &path, &library.plan.points).map(Links::Single),
+            Some(programs) => attach_multi(programs, &path, &points).map(Links::Multi),
+            None => attach_singles(&mut self.ebpf, &path, &points).map(Links::Single),
         }
     }
 
@@ -280,7 +286,9 @@ fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
 
 fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::RingBuf(data) => Some(data.fd().as_fd()),
+        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
+            Some(data.fd().as_fd())
+        }
         _ => None,
     }
 }

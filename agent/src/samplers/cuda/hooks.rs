@@ -11,7 +11,26 @@ use agent_ebpf::{Cookie, Counter, SLOTS};
 pub(crate) struct Hook {
     pub(crate) symbol: &'static str,
     pub(crate) kind: Kind,
+    pub(crate) group: Group,
     pub(crate) cookie: Cookie,
+}
+
+/// Hooks of a library that are attached and detached together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Group {
+    /// Contexts, streams, and the first call of a process.
+    Life,
+    /// Allocation and release of memory. Never taken off and put on again while processes run: a
+    /// process may change the text of these functions, and live bytes would be wrong.
+    Memory,
+    Launches,
+    Copies,
+    Waits,
+}
+
+impl Group {
+    pub(crate) const ALL: [Self; 5] =
+        [Self::Life, Self::Memory, Self::Launches, Self::Copies, Self::Waits];
 }
 
 /// The program that serves a hook. One link per kind and library: the kernel attaches it to many
@@ -52,29 +71,34 @@ pub(crate) const REQUIRED: [&str; 4] =
     ["cuInit", "cuLaunchKernel", "cuMemAlloc_v2", "cuCtxSynchronize"];
 
 use Counter::{
-    Allocations, DeviceToDeviceCalls, DeviceToHostCalls, Frees, GraphLaunches, HostToDeviceCalls,
-    Launches, PeerCalls, Synchronizations, UnknownCalls,
+    CooperativeLaunches, DeviceAllocations, DeviceFrees, DeviceToDeviceCalls, DeviceToHostCalls,
+    GraphLaunches, HostToDeviceCalls, KernelLaunches, PeerCalls, Synchronizations, UnknownCalls,
 };
 
 /// All of them. Functions that a driver does not have are skipped and reported.
 pub(crate) static HOOKS: [Hook; 37] = [
-    Hook { symbol: "cuInit", kind: Kind::Init, cookie: Cookie(0) },
-    launch("cuLaunchKernel", Launches),
-    launch("cuLaunchKernel_ptsz", Launches),
-    launch("cuLaunchKernelEx", Launches),
-    launch("cuLaunchKernelEx_ptsz", Launches),
-    launch("cuLaunchCooperativeKernel", Launches),
-    launch("cuLaunchCooperativeKernel_ptsz", Launches),
+    Hook { symbol: "cuInit", kind: Kind::Init, group: Group::Life, cookie: Cookie(0) },
+    launch("cuLaunchKernel", KernelLaunches),
+    launch("cuLaunchKernel_ptsz", KernelLaunches),
+    launch("cuLaunchKernelEx", KernelLaunches),
+    launch("cuLaunchKernelEx_ptsz", KernelLaunches),
+    launch("cuLaunchCooperativeKernel", CooperativeLaunches),
+    launch("cuLaunchCooperativeKernel_ptsz", CooperativeLaunches),
     launch("cuGraphLaunch", GraphLaunches),
     launch("cuGraphLaunch_ptsz", GraphLaunches),
-    result("cuMemAlloc_v2", Allocations, 0),
-    result("cuMemFree_v2", Frees, 1),
-    result("cuMemAllocManaged", Allocations, 6),
-    Hook { symbol: "cuMemAllocPitch_v2", kind: Kind::Result, cookie: Cookie::pitched(7) },
-    result("cuStreamSynchronize", Synchronizations, 2),
-    result("cuStreamSynchronize_ptsz", Synchronizations, 3),
-    result("cuEventSynchronize", Synchronizations, 4),
-    result("cuCtxSynchronize", Synchronizations, 5),
+    memory("cuMemAlloc_v2", DeviceAllocations, 0),
+    memory("cuMemFree_v2", DeviceFrees, 1),
+    memory("cuMemAllocManaged", DeviceAllocations, 6),
+    Hook {
+        symbol: "cuMemAllocPitch_v2",
+        kind: Kind::Result,
+        group: Group::Memory,
+        cookie: Cookie::pitched(7),
+    },
+    wait("cuStreamSynchronize", 2),
+    wait("cuStreamSynchronize_ptsz", 3),
+    wait("cuEventSynchronize", 4),
+    wait("cuCtxSynchronize", 5),
     copy("cuMemcpyHtoD_v2", HostToDeviceCalls),
     copy("cuMemcpyHtoD_v2_ptds", HostToDeviceCalls),
     copy("cuMemcpyHtoDAsync_v2", HostToDeviceCalls),
@@ -98,22 +122,30 @@ pub(crate) static HOOKS: [Hook; 37] = [
 ];
 
 const fn launch(symbol: &'static str, counter: Counter) -> Hook {
-    Hook { symbol, kind: Kind::Launch, cookie: Cookie::count(counter) }
+    Hook { symbol, kind: Kind::Launch, group: Group::Launches, cookie: Cookie::count(counter) }
 }
 
-const fn result(symbol: &'static str, counter: Counter, slot: u8) -> Hook {
+const fn memory(symbol: &'static str, counter: Counter, slot: u8) -> Hook {
+    result(symbol, Group::Memory, counter, slot)
+}
+
+const fn wait(symbol: &'static str, slot: u8) -> Hook {
+    result(symbol, Group::Waits, Synchronizations, slot)
+}
+
+const fn result(symbol: &'static str, group: Group, counter: Counter, slot: u8) -> Hook {
     assert!(slot < SLOTS, "the kernel clears this many slots when a thread ends");
-    Hook { symbol, kind: Kind::Result, cookie: Cookie::result(counter, slot) }
+    Hook { symbol, kind: Kind::Result, group, cookie: Cookie::result(counter, slot) }
 }
 
 /// `(destination, source, bytes, ..)`.
 const fn copy(symbol: &'static str, counter: Counter) -> Hook {
-    Hook { symbol, kind: Kind::Copy, cookie: Cookie::sum(counter, 2) }
+    Hook { symbol, kind: Kind::Copy, group: Group::Copies, cookie: Cookie::sum(counter, 2) }
 }
 
 /// `(destination, its context, source, its context, bytes, ..)`.
 const fn peer_copy(symbol: &'static str) -> Hook {
-    Hook { symbol, kind: Kind::Copy, cookie: Cookie::sum(PeerCalls, 4) }
+    Hook { symbol, kind: Kind::Copy, group: Group::Copies, cookie: Cookie::sum(PeerCalls, 4) }
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_ebpf::{Event, Record, Row};
+use agent_ebpf::{Event, Record, Row, flag};
 
 use super::decode;
 use crate::model::ids::ProcessId;
@@ -84,7 +84,7 @@ impl Lives {
         let mut present = Present::default();
         for (tgid, row) in rows {
             let process = self.identify(tgid, &row);
-            if row.dead != 0 {
+            if row.flags & flag::DEAD != 0 {
                 present.dead.push(tgid);
                 self.end(process, row);
             } else {
@@ -184,7 +184,7 @@ mod tests {
     use crate::model::readings::CudaProcess;
     use crate::model::units::BootNs;
     use crate::samplers::process::decode::FileId;
-    use agent_ebpf::{Counter, Event, Record, Row};
+    use agent_ebpf::{Counter, Event, Record, Row, flag};
     use std::collections::{BTreeMap, BTreeSet};
 
     const AT: BootNs = BootNs(1_000_000_000_000);
@@ -193,7 +193,7 @@ mod tests {
 
     fn row(start_s: u64, launches: u64) -> Row {
         let mut row = Row { start_boottime_ns: start_s * 1_000_000_000, ..Row::default() };
-        row.counts[Counter::Launches as usize] = launches;
+        row.counts[Counter::KernelLaunches as usize] = launches;
         row
     }
 
@@ -216,7 +216,7 @@ mod tests {
         exit(&mut lives, 5, row(1, 30));
         // Read before it exited: the record is newer than the row.
         let first = read(&mut lives, vec![(5, row(1, 20))]);
-        assert_eq!(first[&process(5, 1)].counts.launches, 30);
+        assert_eq!(first[&process(5, 1)].counts.launches(), 30);
         assert!(first[&process(5, 1)].exited);
         assert_eq!(read(&mut lives, vec![]), BTreeMap::new());
     }
@@ -227,14 +227,14 @@ mod tests {
         exit(&mut lives, 5, row(1, 30));
         let found = read(&mut lives, vec![(5, row(2, 1))]);
         assert_eq!(found.len(), 2);
-        assert_eq!(found[&process(5, 2)].counts.launches, 1);
+        assert_eq!(found[&process(5, 2)].counts.launches(), 1);
         assert!(!found[&process(5, 2)].exited);
     }
 
     #[test]
     fn a_dead_row_is_final_and_to_be_removed() {
         let mut lives = Lives::new(100, 16);
-        let dead = Row { dead: 1, ..row(1, 9) };
+        let dead = Row { flags: flag::DEAD, ..row(1, 9) };
         let present = lives.observe(vec![(5, dead)], std::iter::empty());
         assert_eq!(present.dead, [5]);
         let found = lives.report(&present, &BTreeSet::new());
@@ -248,7 +248,7 @@ mod tests {
             exit(&mut lives, tgid, row(1, 10));
         }
         assert_eq!(read(&mut lives, vec![]).len(), 2);
-        assert_eq!((lives.overflow().launches, lives.lost()), (30, 3));
+        assert_eq!((lives.overflow().launches(), lives.lost()), (30, 3));
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! What `/proc` and the ring say about processes. Bytes and text in, values out; nothing is read
 //! here.
 
+use std::mem::offset_of;
+
 use agent_ebpf::{COUNTERS, Event, Record, Row};
 
 /// A file as the kernel names it in `/proc/PID/maps`. Both numbers are needed: inode numbers are
@@ -78,14 +80,21 @@ pub(crate) fn record(bytes: &[u8]) -> Option<(Event, Record)> {
 pub(crate) fn row(bytes: &[u8]) -> Option<Row> {
     let mut counts = [0; COUNTERS];
     for (index, count) in counts.iter_mut().enumerate() {
-        *count = double(bytes, 32 + 8 * index)?;
+        *count = double(bytes, offset_of!(Row, counts) + 8 * index)?;
     }
     Some(Row {
-        start_boottime_ns: double(bytes, 0)?,
-        last_launch_ns: double(bytes, 8)?,
-        last_launch_tick: double(bytes, 16)?,
-        uid: word(bytes, 24)?,
-        dead: word(bytes, 28)?,
+        start_boottime_ns: double(bytes, offset_of!(Row, start_boottime_ns))?,
+        last_launch_ns: double(bytes, offset_of!(Row, last_launch_ns))?,
+        last_launch_tick: double(bytes, offset_of!(Row, last_launch_tick))?,
+        pending_since_ns: double(bytes, offset_of!(Row, pending_since_ns))?,
+        live_bytes: double(bytes, offset_of!(Row, live_bytes))?,
+        peak_bytes: double(bytes, offset_of!(Row, peak_bytes))?,
+        host_bytes: double(bytes, offset_of!(Row, host_bytes))?,
+        cgroup_id: double(bytes, offset_of!(Row, cgroup_id))?,
+        uid: word(bytes, offset_of!(Row, uid))?,
+        flags: word(bytes, offset_of!(Row, flags))?,
+        home: word(bytes, offset_of!(Row, home))?,
+        unused: word(bytes, offset_of!(Row, unused))?,
         counts,
     })
 }
@@ -101,7 +110,7 @@ fn double(bytes: &[u8], at: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::{FileId, looks_like_libcuda, mappings, record, row, start_ticks};
-    use agent_ebpf::{Counter, Event};
+    use agent_ebpf::{Counter, Event, Record, Row};
 
     #[test]
     fn the_start_time_is_found_whatever_the_process_calls_itself() {
@@ -135,21 +144,22 @@ garbage
         let mut bytes = Vec::new();
         bytes.extend(4_u32.to_ne_bytes());
         bytes.extend(77_u32.to_ne_bytes());
-        for word in 0..22_u64 {
+        let words = size_of::<Row>() as u64 / 8;
+        for word in 0..words {
             bytes.extend((100 + word).to_ne_bytes());
         }
         let (event, record) = record(&bytes).unwrap();
         assert_eq!((event, record.tgid), (Event::Exited, 77));
         assert_eq!(record.row.start_boottime_ns, 100);
         assert_eq!(record.row.last_launch_ns, 101);
-        assert_eq!(record.row.counts[Counter::Launches as usize], 104);
-        assert_eq!(record.row.counts[Counter::SynchronizeWaitNs as usize], 121);
+        assert_eq!(record.row.counts[Counter::KernelLaunches as usize], 110);
+        assert_eq!(record.row.counts[Counter::Streams as usize], 99 + words);
     }
 
     #[test]
     fn short_or_unknown_bytes_are_nothing() {
         assert_eq!(record(&[4, 0, 0, 0, 1, 0, 0, 0]), None);
-        assert_eq!(record(&[9; 208]), None);
-        assert_eq!(row(&[0; 175]), None);
+        assert_eq!(record(&[9; size_of::<Record>()]), None);
+        assert_eq!(row(&[0; size_of::<Row>() - 1]), None);
     }
 }

@@ -41,7 +41,7 @@ fn sums<'a>(records: impl IntoIterator<Item = &'a Record>) -> Sums {
                 sums.byte_ns += tile.memory.map_or(0, |it| it.byte_ns);
                 sums.peak_bytes = sums.peak_bytes.max(tile.memory.map_or(0, |it| it.peak_bytes));
             }
-            Record::Cuda(activity) => sums.launches += activity.counts.launches,
+            Record::Cuda(activity) => sums.launches += activity.counts.launches(),
         }
     }
     sums

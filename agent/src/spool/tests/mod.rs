@@ -8,7 +8,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::attribution::fixtures;
-use crate::model::readings::CudaCounts;
 use crate::model::units::BootNs;
 use crate::model::usage::{Class, CudaActivity, Record, Share, Tile};
 use crate::record::{self, Stamp};
@@ -45,7 +44,7 @@ fn cuda(index: u64) -> Record {
         start: BootNs(index * SECOND),
         end: BootNs((index + 1) * SECOND),
         device: None,
-        counts: CudaCounts { launches: 2, ..CudaCounts::default() },
+        counts: fixtures::launched(2),
     })
 }
 

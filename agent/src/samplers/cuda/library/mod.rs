@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use super::driver::{Kernel, KernelError, Links};
+use super::hooks::Group;
 use super::probe::{Plan, Why};
 use super::reason;
 use crate::model::units::BootNs;
@@ -79,7 +80,7 @@ struct Hooked {
     file: FileId,
     coverage: LibraryCoverage,
     /// Detaches when it goes.
-    _links: Links,
+    _links: BTreeMap<Group, Links>,
 }
 
 #[derive(Debug)]
@@ -146,7 +147,10 @@ impl Libraries {
         }
         // The same file with new contents: two links would count each call twice.
         self.hooked.retain(|it| it.file != library.id);
-        let links = kernel.attach(&library)?;
+        let mut links = BTreeMap::new();
+        for group in Group::ALL {
+            links.insert(group, kernel.attach(&library, group)?);
+        }
         if self.hooked.len() == MOST_FILES {
             self.hooked.remove(0);
         }
