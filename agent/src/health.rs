@@ -40,7 +40,10 @@ pub fn of_nvml(readings: &NvmlReadings) -> Part {
 pub fn of_tracing(tracing: &Tracing, enabled: bool) -> Part {
     let hooks = format!(
         "{} of {} hooks attached, {} at single-stepped instructions, {} losses",
-        tracing.hooks_attached, tracing.hooks_wanted, tracing.hooks_slow, tracing.dropped
+        tracing.hooks_attached,
+        tracing.hooks_wanted,
+        tracing.hooks_slow,
+        tracing.losses()
     );
     let (state, message) = match (enabled, tracing.on) {
         (false, _) => (State::Disabled, "switched off: cuda.enabled = false".to_owned()),

@@ -143,7 +143,7 @@ impl Pipeline {
         for activity in &closed {
             self.totals.add_cuda(&activity.holder, &activity.counts, at);
         }
-        closed.into_iter().map(Record::Cuda).collect()
+        closed.into_iter().map(|it| Record::Cuda(Box::new(it))).collect()
     }
 }
 

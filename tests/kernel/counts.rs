@@ -14,7 +14,7 @@ fn check(build: Build, options: &str) {
     let truth = node.run(options);
     let (_, process) = exited(&mut tracer, truth.tgid);
     assert_eq!(without_wait(process.counts), truth.counts(), "{build:?} {options}");
-    assert_eq!(tracer.read(clock::boot()).tracing.dropped, 0, "{build:?} {options}");
+    assert_eq!(tracer.read(clock::boot()).tracing.losses(), 0, "{build:?} {options}");
 }
 
 #[test]

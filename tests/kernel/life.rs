@@ -98,7 +98,7 @@ fn what_was_done_before_a_kill_is_kept() {
     workload.kill();
     let (_, process) = exited(&mut tracer, tgid);
     assert!(process.counts.launches() >= truth.called("cuLaunchKernel"));
-    assert_eq!(tracer.read(clock::boot()).tracing.dropped, 0);
+    assert_eq!(tracer.read(clock::boot()).tracing.losses(), 0);
 }
 
 #[test]

@@ -106,12 +106,22 @@ pub(crate) fn launched(launches: u64) -> CudaCounts {
 /// Traces a process in full, with `launches` so far.
 pub(crate) fn trace(readings: &mut Readings, tgid: u32, launches: u64) {
     let last_launch = (launches > 0).then_some(readings.at);
-    let traced = CudaProcess {
-        uid: 1_000,
-        counts: launched(launches),
-        last_launch,
-        fully_hooked: true,
-        exited: false,
-    };
+    let traced =
+        CudaProcess { last_launch, fully_hooked: true, ..cuda_process(1_000, launched(launches)) };
     readings.cuda.processes.insert(process(tgid), traced);
+}
+
+/// A process on devices that are not known.
+pub(crate) fn cuda_process(uid: u32, counts: CudaCounts) -> CudaProcess {
+    CudaProcess {
+        uid,
+        cgroup_id: None,
+        counts,
+        elsewhere: Vec::new(),
+        home: None,
+        memory: None,
+        last_launch: None,
+        fully_hooked: false,
+        exited: false,
+    }
 }

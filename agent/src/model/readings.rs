@@ -128,13 +128,15 @@ pub struct CudaReadings {
     /// Running totals by process. A process that exited appears once more with its final counts, and
     /// then no longer.
     pub processes: BTreeMap<ProcessId, CudaProcess>,
+    /// Programs that a process left by exec since the last reading: final counts, oldest first.
+    pub replaced: Vec<(ProcessId, CudaProcess)>,
     /// Calls of processes beyond `cuda.max_processes`, since the agent started: with `processes`
     /// they make the node's exact total.
     pub overflow: CudaCounts,
 }
 
 /// Whether silence of a process is evidence.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Tracing {
     pub on: bool,
     /// Why not, when it is not on.
@@ -143,20 +145,61 @@ pub struct Tracing {
     pub hooks_wanted: u32,
     /// Hooks whose entry had to be taken although the kernel must single-step it.
     pub hooks_slow: u32,
-    /// Counts or records whose attribution was lost since the agent started.
-    pub dropped: u64,
+    /// Counts or records whose attribution was lost since the agent started, by cause.
+    pub lost: BTreeMap<&'static str, u64>,
+    /// `None` = every hit counts. Else that of the most sampled file.
+    pub sampling: Option<Sampling>,
+    /// Library files whose memory calls are not counted, and why, for people.
+    pub memory_held_back: Vec<String>,
 }
 
+/// Hooks are on for a part of the time only; counts are scaled by what that part was.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sampling {
+    /// 1 / share of the time, as last applied.
+    pub factor: f64,
+    pub reason: String,
+}
+
+/// What one program of a process asked of its devices.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaProcess {
     pub uid: u32,
-    /// Totals of this life of the process.
+    /// Of the unified hierarchy, when the process was first seen. `None` = it was in none of its
+    /// groups but the root, as on nodes that use the old hierarchies.
+    pub cgroup_id: Option<u64>,
+    /// Totals of this program, on all devices.
     pub counts: CudaCounts,
+    /// Parts of `counts` on devices other than `home`, where it uses several.
+    pub elsewhere: Vec<(CudaDevice, CudaCounts)>,
+    /// The device of its first context; `None` = not known.
+    pub home: Option<CudaDevice>,
+    /// `None` = not known: the memory calls of its library were not counted all along.
+    pub memory: Option<CudaMemory>,
     pub last_launch: Option<BootNs>,
     /// Every libcuda that the process maps is hooked: its silence is evidence.
     pub fully_hooked: bool,
     /// The last thread has exited; `counts` are final.
     pub exited: bool,
+}
+
+/// A device as a process names it: the ordinal means something inside that process only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CudaDevice {
+    pub ordinal: Option<u32>,
+    /// Of the device or of a MIG instance, where the process asked for it.
+    pub uuid: Option<[u8; 16]>,
+}
+
+/// Memory that a process has allocated now, as far as its calls were seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaMemory {
+    pub live_bytes: u64,
+    pub peak_bytes: u64,
+    /// Pinned host memory.
+    pub host_bytes: u64,
+    /// An allocation was not remembered: there may be more.
+    pub at_least: bool,
 }
 
 /// What the kernel told between two readings.
@@ -166,6 +209,14 @@ pub enum Change {
     Life,
     /// A process launched after a silence.
     Wake,
+}
+
+impl Tracing {
+    /// Of every cause together.
+    #[must_use]
+    pub fn losses(&self) -> u64 {
+        self.lost.values().fold(0, |sum, it| sum.saturating_add(*it))
+    }
 }
 
 /// CUDA driver calls: one count for each [`Counter`].

@@ -130,7 +130,7 @@ pub struct CudaActivity {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
     Tile(Tile),
-    Cuda(CudaActivity),
+    Cuda(Box<CudaActivity>),
 }
 
 impl Tile {

@@ -110,7 +110,10 @@ fn activity() -> impl Strategy<Value = CudaActivity> {
 }
 
 fn record() -> impl Strategy<Value = Record> {
-    proptest::prop_oneof![tile().prop_map(Record::Tile), activity().prop_map(Record::Cuda)]
+    proptest::prop_oneof![
+        tile().prop_map(Record::Tile),
+        activity().prop_map(|it| Record::Cuda(Box::new(it)))
+    ]
 }
 
 fn stamp() -> Stamp {

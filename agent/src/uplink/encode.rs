@@ -165,7 +165,7 @@ fn tracing(tracing: &Tracing) -> v1::Tracing {
         reason: tracing.reason.clone(),
         hooks_attached: tracing.hooks_attached,
         hooks_wanted: tracing.hooks_wanted,
-        dropped: tracing.dropped,
+        dropped: tracing.losses(),
     }
 }
 

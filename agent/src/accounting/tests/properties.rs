@@ -232,13 +232,7 @@ impl World {
 }
 
 fn process(launches: u64, exited: bool) -> CudaProcess {
-    CudaProcess {
-        uid: 7,
-        counts: fixtures::launched(launches),
-        last_launch: None,
-        fully_hooked: true,
-        exited,
-    }
+    CudaProcess { exited, ..fixtures::cuda_process(7, fixtures::launched(launches)) }
 }
 
 proptest! {

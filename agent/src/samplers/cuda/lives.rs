@@ -170,7 +170,11 @@ impl Lives {
 fn cuda_process(row: &Row, fully_hooked: bool, exited: bool) -> CudaProcess {
     CudaProcess {
         uid: row.uid,
+        cgroup_id: decode::cgroup(row),
         counts: decode::counts(row),
+        elsewhere: Vec::new(),
+        home: None,
+        memory: None,
         last_launch: decode::last_launch(row),
         fully_hooked,
         exited,

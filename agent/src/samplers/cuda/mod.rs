@@ -17,7 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use agent_ebpf::Event;
+use agent_ebpf::{Event, LOSSES};
 use tokio::io::unix::AsyncFd;
 
 use crate::clock;
@@ -178,13 +178,14 @@ impl Running {
         let lost = self.kernel.lost()?;
         let overflow = decode::counts(&self.kernel.overflow()?);
         Ok(CudaReadings {
-            tracing: self.tracing(libraries, lost.iter().sum()),
+            tracing: self.tracing(libraries, &lost),
             processes: self.lives.report(&present, &hooked),
+            replaced: Vec::new(),
             overflow: overflow.plus(&self.lives.overflow()),
         })
     }
 
-    fn tracing(&self, libraries: &Libraries, lost: u64) -> Tracing {
+    fn tracing(&self, libraries: &Libraries, lost: &[u64; LOSSES]) -> Tracing {
         let totals = libraries.totals();
         let complaint = libraries.complaint();
         Tracing {
@@ -193,7 +194,9 @@ impl Running {
             hooks_attached: totals.attached,
             hooks_wanted: totals.wanted,
             hooks_slow: totals.slow,
-            dropped: lost + self.lives.lost(),
+            lost: decode::lost(lost, self.lives.lost()),
+            sampling: None,
+            memory_held_back: Vec::new(),
         }
     }
 

@@ -39,13 +39,13 @@ fn tile(device: u32, index: u64) -> Record {
 }
 
 fn cuda(index: u64) -> Record {
-    Record::Cuda(CudaActivity {
+    Record::Cuda(Box::new(CudaActivity {
         holder: fixtures::holder("unit"),
         start: BootNs(index * SECOND),
         end: BootNs((index + 1) * SECOND),
         device: None,
         counts: fixtures::launched(2),
-    })
+    }))
 }
 
 fn stamped(records: impl IntoIterator<Item = Record>) -> Vec<(Record, Stamp)> {
