@@ -10,7 +10,7 @@ use crate::model::ids::InstanceId;
 use crate::model::readings::{DeviceReading, Health};
 use crate::model::units::BootNs;
 use crate::model::usage::HolderView;
-use crate::samplers::cuda::library::{HookCoverage, HookState, LibraryCoverage};
+use crate::samplers::cuda::library::coverage::{HookCoverage, HookState, LibraryCoverage};
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Status {
@@ -145,6 +145,7 @@ fn hook(hook: &HookCoverage) -> Hook {
         HookState::Attached { skip, slow: true, .. } => {
             (Some(skip), "slow: the kernel must single-step this instruction".to_owned())
         }
+        HookState::Off => (None, "off at this moment".to_owned()),
         HookState::Missing => (None, "this driver does not have it".to_owned()),
         HookState::SameAs(other) => (None, format!("another name of {other}")),
         HookState::Unreadable => (None, "the symbol points outside the file".to_owned()),

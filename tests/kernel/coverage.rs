@@ -9,7 +9,7 @@ use agent::clock;
 use agent::config;
 use agent::model::units::BootNs;
 use agent::samplers::cuda::Tracer;
-use agent::samplers::cuda::library::HookState;
+use agent::samplers::cuda::library::coverage::HookState;
 use nix::sys::uio::{RemoteIoVec, process_vm_readv};
 use nix::unistd::Pid;
 

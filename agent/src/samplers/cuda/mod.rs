@@ -26,7 +26,8 @@ use crate::model::readings::{Change, CudaReadings, Tracing};
 use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
 use driver::{Kernel, KernelError};
-use library::{Libraries, LibraryCoverage};
+use library::Libraries;
+use library::coverage::LibraryCoverage;
 use lives::{Lives, Tracked};
 
 /// How often the configured paths are looked at for new or replaced libraries.

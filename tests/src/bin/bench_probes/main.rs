@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use agent::config;
 use agent::samplers::cuda::Tracer;
-use agent::samplers::cuda::library::HookState;
+use agent::samplers::cuda::library::coverage::HookState;
 use anyhow::{Context, bail};
 use serde::Serialize;
 

@@ -3,67 +3,27 @@
 //! A file is one device and inode: all containers that bind-mount it are covered by one hook. Two
 //! paths to one file are one library.
 
+pub mod coverage;
 pub(crate) mod driver;
+mod hooked;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::driver::{Kernel, KernelError, Links};
+use super::driver::{Kernel, KernelError};
 use super::hooks::Group;
-use super::probe::{Plan, Why};
 use super::reason;
 use crate::model::units::BootNs;
 use crate::samplers::process::decode::FileId;
+use coverage::{LibraryCoverage, Totals};
 use driver::{LibraryError, LibraryFile, Version};
+use hooked::Hooked;
 
 /// Files that stay hooked at one time, replaced ones included: their processes may run for weeks.
 /// Beyond it the file that was hooked first is let go; its processes count as not fully hooked.
 const MOST_FILES: usize = 16;
 /// How long a file that could not be hooked is left alone while it does not change.
 const RETRY_NS: u64 = 60_000_000_000;
-
-/// One library file, for people.
-#[derive(Clone, Debug)]
-pub struct LibraryCoverage {
-    pub path: PathBuf,
-    /// `None` when it could not be hooked at all; `error` says why.
-    pub file: Option<FileId>,
-    pub hooks: Vec<HookCoverage>,
-    pub error: Option<String>,
-}
-
-/// One wanted function of one library.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HookCoverage {
-    pub symbol: &'static str,
-    pub state: HookState,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookState {
-    Attached {
-        /// Offset in the file.
-        offset: u64,
-        /// Bytes from the entry of the function.
-        skip: u8,
-        /// The kernel must single-step the instruction there.
-        slow: bool,
-    },
-    /// This driver has no such function: no program can call it.
-    Missing,
-    /// Another name of a function that is attached.
-    SameAs(&'static str),
-    /// The symbol points outside the file.
-    Unreadable,
-}
-
-/// Sums over all files.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    pub(crate) attached: u32,
-    pub(crate) wanted: u32,
-    pub(crate) slow: u32,
-}
 
 /// Every file that was hooked, and every path that could not be.
 #[derive(Debug)]
@@ -73,14 +33,6 @@ pub(crate) struct Libraries {
     failed: BTreeMap<PathBuf, Failure>,
     /// What each path led to when it was last looked at.
     seen: BTreeMap<PathBuf, Version>,
-}
-
-#[derive(Debug)]
-struct Hooked {
-    file: FileId,
-    coverage: LibraryCoverage,
-    /// Detaches when it goes.
-    _links: BTreeMap<Group, Links>,
 }
 
 #[derive(Debug)]
@@ -142,40 +94,65 @@ impl Libraries {
 
     fn hook(&mut self, kernel: &mut Kernel, path: &Path) -> Result<(), HookError> {
         let library = LibraryFile::open(path)?;
-        if self.hooked.iter().any(|it| it.file == library.id && it.coverage.path != path) {
+        if self.hooked.iter().any(|it| it.file() == library.id && it.path != path) {
             return Ok(()); // another path to the same file
         }
         // The same file with new contents: two links would count each call twice.
-        self.hooked.retain(|it| it.file != library.id);
-        let mut links = BTreeMap::new();
-        for group in Group::ALL {
-            links.insert(group, kernel.attach(&library, group)?);
-        }
+        self.hooked.retain(|it| it.file() != library.id);
+        let hooked = Hooked::attach(kernel, path, library)?;
         if self.hooked.len() == MOST_FILES {
             self.hooked.remove(0);
         }
-        let coverage = coverage(path, library.id, &library.plan);
+        let coverage = hooked.coverage();
         tracing::info!(
             library = %path.display(),
             hooks = coverage.attached(),
             slow = coverage.slow(),
             "tracing CUDA calls"
         );
-        self.hooked.push(Hooked { file: library.id, coverage, _links: links });
+        self.hooked.push(hooked);
         Ok(())
     }
 
-    /// Files whose every call is counted.
+    /// Every file with a hook on it, the longest hooked first.
+    #[expect(dead_code, reason = "the governor picks among them")]
+    pub(crate) fn files(&self) -> impl Iterator<Item = FileId> {
+        self.hooked.iter().map(Hooked::file)
+    }
+
+    /// Detaches one group of one file. Its calls are not seen until it is put on again.
+    #[expect(dead_code, reason = "the governor calls it")]
+    pub(crate) fn take_off(&mut self, file: FileId, group: Group) {
+        if let Some(hooked) = self.find(file) {
+            hooked.take_off(group);
+        }
+    }
+
+    /// Attaches one group of one file again. Does nothing where it is on, or the file was let go.
+    #[expect(dead_code, reason = "the governor calls it")]
+    pub(crate) fn put_on(
+        &mut self,
+        kernel: &mut Kernel,
+        file: FileId,
+        group: Group,
+    ) -> Result<(), KernelError> {
+        self.find(file).map_or(Ok(()), |it| it.put_on(kernel, group))
+    }
+
+    fn find(&mut self, file: FileId) -> Option<&mut Hooked> {
+        self.hooked.iter_mut().find(|it| it.file() == file)
+    }
+
+    /// Files in which no launch, copy or wait goes unseen.
     pub(crate) fn hooked_files(&self) -> BTreeSet<FileId> {
-        let whole = |it: &&Hooked| it.coverage.attached() == it.coverage.wanted();
-        self.hooked.iter().filter(whole).map(|it| it.file).collect()
+        self.hooked.iter().filter(|it| it.sees_all_work()).map(Hooked::file).collect()
     }
 
     pub(crate) fn totals(&self) -> Totals {
-        self.hooked.iter().fold(Totals::default(), |sum, it| Totals {
-            attached: sum.attached + it.coverage.attached(),
-            wanted: sum.wanted + it.coverage.wanted(),
-            slow: sum.slow + it.coverage.slow(),
+        self.hooked.iter().map(Hooked::coverage).fold(Totals::default(), |sum, it| Totals {
+            attached: sum.attached + it.attached(),
+            wanted: sum.wanted + it.wanted(),
+            slow: sum.slow + it.slow(),
         })
     }
 
@@ -195,56 +172,8 @@ impl Libraries {
     }
 
     pub(crate) fn coverage(&self) -> Vec<LibraryCoverage> {
-        let failed = self.failed.iter().map(|(path, failure)| LibraryCoverage {
-            path: path.clone(),
-            file: None,
-            hooks: Vec::new(),
-            error: Some(failure.why.clone()),
-        });
-        self.hooked.iter().map(|it| it.coverage.clone()).chain(failed).collect()
-    }
-}
-
-impl LibraryCoverage {
-    #[must_use]
-    pub fn attached(&self) -> u32 {
-        self.count(|it| matches!(it, HookState::Attached { .. }))
-    }
-
-    /// Functions that this driver has; one that it lacks cannot be called.
-    #[must_use]
-    pub fn wanted(&self) -> u32 {
-        self.count(|it| !matches!(it, HookState::Missing | HookState::SameAs(_)))
-    }
-
-    #[must_use]
-    pub fn slow(&self) -> u32 {
-        self.count(|it| matches!(it, HookState::Attached { slow: true, .. }))
-    }
-
-    fn count(&self, holds: impl Fn(&HookState) -> bool) -> u32 {
-        let count = self.hooks.iter().filter(|it| holds(&it.state)).count();
-        u32::try_from(count).unwrap_or(u32::MAX)
-    }
-}
-
-fn coverage(path: &Path, file: FileId, plan: &Plan) -> LibraryCoverage {
-    let attached = plan.points.iter().map(|it| HookCoverage {
-        symbol: it.hook.symbol,
-        state: HookState::Attached { offset: it.offset, skip: it.place.skip, slow: it.place.slow },
-    });
-    let skipped = plan.skipped.iter().map(|it| HookCoverage {
-        symbol: it.symbol,
-        state: match it.why {
-            Why::Missing => HookState::Missing,
-            Why::SameAs(other) => HookState::SameAs(other),
-            Why::Unreadable => HookState::Unreadable,
-        },
-    });
-    LibraryCoverage {
-        path: path.to_owned(),
-        file: Some(file),
-        hooks: attached.chain(skipped).collect(),
-        error: None,
+        let refused =
+            |(path, failure): (&PathBuf, &Failure)| LibraryCoverage::refused(path, &failure.why);
+        self.hooked.iter().map(Hooked::coverage).chain(self.failed.iter().map(refused)).collect()
     }
 }
