@@ -13,7 +13,7 @@ use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
 use crate::maps::PENDING;
-use crate::{loss, rows};
+use crate::{gate, loss, rows};
 
 /// cuInit: makes the process known before it does anything.
 #[uprobe]
@@ -25,8 +25,12 @@ pub(crate) fn cuda_init(ctx: ProbeContext) -> u32 {
 /// Launches: adds 1, and remembers when.
 #[uprobe]
 pub(crate) fn cuda_launch(ctx: ProbeContext) -> u32 {
+    let cookie = cookie(&ctx);
+    if gate::is_closed(cookie) {
+        return 0;
+    }
     let Some(row) = rows::current(&ctx) else { return 0 };
-    rows::add(row, cookie(&ctx).counter(), 1);
+    rows::add(row, cookie.counter(), 1);
     // SAFETY: the helper has no preconditions.
     let tick = unsafe { bpf_jiffies64() };
     // SAFETY: `row` is a map value. Threads may race: each of their times is true.
@@ -58,8 +62,11 @@ fn launched<C: EbpfContext>(ctx: &C, row: *mut Row) {
 /// Copies: adds 1, and the size to the counter after it.
 #[uprobe]
 pub(crate) fn cuda_copy(ctx: ProbeContext) -> u32 {
-    let Some(row) = rows::current(&ctx) else { return 0 };
     let cookie = cookie(&ctx);
+    if gate::is_closed(cookie) {
+        return 0;
+    }
+    let Some(row) = rows::current(&ctx) else { return 0 };
     rows::add(row, cookie.counter(), 1);
     rows::add(row, cookie.counter() + 1, size_argument(&ctx, cookie));
     0
@@ -69,6 +76,9 @@ pub(crate) fn cuda_copy(ctx: ProbeContext) -> u32 {
 #[uprobe]
 pub(crate) fn cuda_enter(ctx: ProbeContext) -> u32 {
     let cookie = cookie(&ctx);
+    if gate::is_closed(cookie) {
+        return 0;
+    }
     let pending = Pending {
         start_ns: now_ns(),
         second: ctx.arg(1).unwrap_or(0),
@@ -82,7 +92,8 @@ pub(crate) fn cuda_enter(ctx: ProbeContext) -> u32 {
     0
 }
 
-/// It returns. One that began before it was hooked is not counted.
+/// It returns. One that began before it was hooked, or at a closed gate, is not counted; one that
+/// began at an open gate is, even if the gate has closed since.
 #[uretprobe]
 pub(crate) fn cuda_return(ctx: RetProbeContext) -> u32 {
     let cookie = cookie(&ctx);

@@ -259,6 +259,21 @@ impl Cookie {
         self.0 >> 16 & 1 == 1
     }
 
+    /// The same hook behind a gate, which is less than [`GATES`].
+    #[must_use]
+    pub const fn behind(self, gate: u32) -> Self {
+        debug_assert!(gate < GATES, "there are no more gates");
+        Self(self.0 | (gate as u64 + 1) << GATE_SHIFT)
+    }
+
+    /// `None` = the hook always counts.
+    #[inline(always)]
+    #[must_use]
+    pub const fn gate(self) -> Option<u32> {
+        let field = (self.0 >> GATE_SHIFT) as u32;
+        if field == 0 { None } else { Some(field - 1) }
+    }
+
     #[inline(always)]
     #[must_use]
     pub const fn counter(self) -> usize {
@@ -272,6 +287,11 @@ impl Cookie {
         (self.0 >> 8) & 0xff
     }
 }
+
+/// The upper bits of a cookie hold its gate, plus 1.
+const GATE_SHIFT: u32 = 48;
+/// Gates that there are: one for each governed group of each library file.
+pub const GATES: u32 = 1_024;
 
 /// Functions whose result is awaited; bounds what one thread can leave in `PENDING`.
 pub const SLOTS: u8 = 8;
@@ -336,7 +356,7 @@ unsafe impl aya::Pod for Offsets {}
 
 #[cfg(test)]
 mod tests {
-    use super::{Cookie, Counter};
+    use super::{Cookie, Counter, GATES};
 
     #[test]
     fn a_cookie_carries_a_counter_and_a_detail() {
@@ -345,6 +365,9 @@ mod tests {
         assert_eq!(Cookie::count(Counter::KernelLaunches).counter(), 0);
         let pitched = Cookie::pitched(7);
         assert!(pitched.is_pitched() && !cookie.is_pitched());
+        let behind = cookie.behind(GATES - 1);
+        assert_eq!((cookie.gate(), behind.gate()), (None, Some(GATES - 1)));
+        assert_eq!((behind.counter(), behind.detail()), (cookie.counter(), cookie.detail()));
         assert_eq!((pitched.counter(), pitched.detail()), (Counter::DeviceAllocations as usize, 7));
     }
 }

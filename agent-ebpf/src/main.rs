@@ -7,6 +7,8 @@ mod atomic;
 #[cfg(target_arch = "bpf")]
 mod cuda;
 #[cfg(target_arch = "bpf")]
+mod gate;
+#[cfg(target_arch = "bpf")]
 mod loss;
 #[cfg(target_arch = "bpf")]
 mod maps;
