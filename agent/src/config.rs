@@ -51,6 +51,9 @@ pub struct RawCuda {
     /// Processes that can be counted apart at one time. Beyond it calls count in an overflow row:
     /// totals stay exact, their attribution is lost and `dropped` says how often.
     pub max_processes: u32,
+    /// `cheapest`: hooks go to the first instruction of a function that the kernel need not
+    /// single-step. `entry`: to the first instruction, whatever it costs.
+    pub attach_at: String,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -124,6 +127,7 @@ impl Default for RawCuda {
             enabled: true,
             libraries: libraries.map(PathBuf::from).to_vec(),
             max_processes: 4_096,
+            attach_at: "cheapest".to_owned(),
         }
     }
 }
@@ -180,6 +184,16 @@ pub struct Cuda {
     pub enabled: bool,
     pub libraries: Vec<PathBuf>,
     pub max_processes: u32,
+    pub attach_at: AttachAt,
+}
+
+/// Where in a driver function its hook goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum AttachAt {
+    /// At the first instruction that the kernel need not single-step, where one may be used.
+    #[default]
+    Cheapest,
+    Entry,
 }
 
 #[derive(Clone, Debug)]
@@ -233,9 +247,6 @@ impl RawConfig {
                 return Err(range("holders.allocations", other, "\"unknown\" or \"none\""));
             }
         };
-        if !(64..=1_000_000).contains(&self.cuda.max_processes) {
-            return Err(range("cuda.max_processes", self.cuda.max_processes, "64 to 1000000"));
-        }
         if self.spool.max_bytes < 1024 * 1024 {
             return Err(range("spool.max_bytes", self.spool.max_bytes, "at least 1048576"));
         }
@@ -254,16 +265,37 @@ impl RawConfig {
             tile,
             proc_root: self.proc_root,
             nvml: Nvml { library: self.nvml.library, deadline },
-            cuda: Cuda {
-                enabled: self.cuda.enabled,
-                libraries: self.cuda.libraries,
-                max_processes: self.cuda.max_processes,
-            },
+            cuda: self.cuda.parse()?,
             allocations,
             spool: Spool { path: self.spool.path, max_bytes: self.spool.max_bytes },
             collector,
             http_listen,
         })
+    }
+}
+
+impl RawCuda {
+    fn parse(self) -> Result<Cuda, ConfigError> {
+        let attach_at = match self.attach_at.as_str() {
+            "cheapest" => AttachAt::Cheapest,
+            "entry" => AttachAt::Entry,
+            other => return Err(range("cuda.attach_at", other, "\"cheapest\" or \"entry\"")),
+        };
+        if !(64..=1_000_000).contains(&self.max_processes) {
+            return Err(range("cuda.max_processes", self.max_processes, "64 to 1000000"));
+        }
+        Ok(Cuda {
+            enabled: self.enabled,
+            libraries: self.libraries,
+            max_processes: self.max_processes,
+            attach_at,
+        })
+    }
+}
+
+impl Default for Cuda {
+    fn default() -> Self {
+        RawCuda::default().parse().expect("a test parses the defaults")
     }
 }
 
@@ -312,6 +344,10 @@ mod tests {
         check(
             |it| it.holders.allocations = "some".to_owned(),
             "holders.allocations is some, expected \"unknown\" or \"none\"; nothing was started",
+        );
+        check(
+            |it| it.cuda.attach_at = "middle".to_owned(),
+            "cuda.attach_at is middle, expected \"cheapest\" or \"entry\"; nothing was started",
         );
         check(
             |it| it.collector.address = "http://ho st:1".to_owned(),

@@ -3,7 +3,6 @@
 //! It starts the real sources, reads them once and stops them: what it says is what the agent would
 //! find. The spool is not opened, so that a running agent is not disturbed.
 
-use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -116,31 +115,31 @@ async fn collector(address: Option<&str>) -> Part {
     Part { name: "collector", state, message }
 }
 
-impl fmt::Display for Report {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+impl Report {
+    /// Nothing that is switched on is missing.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.parts.iter().all(|it| it.state != State::Failed)
+    }
+
+    /// For people; with every function of every library where `hooks` are asked for.
+    #[must_use]
+    pub fn text(&self, hooks: bool) -> String {
+        let mut text = String::new();
         for part in &self.parts {
             let state = match part.state {
                 State::Active => "ok",
                 State::Disabled => "off",
                 State::Failed => "MISSING",
             };
-            writeln!(f, "{state:<8} {:<12} {}", part.name, part.message)?;
+            text += &format!("{state:<8} {:<12} {}\n", part.name, part.message);
         }
         for library in &self.libraries {
-            writeln!(
-                f,
-                "\n{}: {} of {} functions hooked{}",
-                library.path,
-                library.attached,
-                library.wanted,
-                library.error.as_ref().map(|it| format!(": {it}")).unwrap_or_default()
-            )?;
-            for hook in &library.hooks {
-                let place =
-                    hook.offset.map_or_else(|| "-".to_owned(), |offset| format!("+{offset}"));
-                writeln!(f, "  {:<32} {place:<5} {}", hook.symbol, hook.reason)?;
+            text += &format!("\n{library}");
+            for hook in library.hooks.iter().filter(|_| hooks) {
+                text += &format!("{hook}\n");
             }
         }
-        Ok(())
+        text
     }
 }

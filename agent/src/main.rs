@@ -29,6 +29,9 @@ enum Command {
         /// One JSON object instead of text.
         #[arg(long)]
         json: bool,
+        /// Where each function of each driver library is hooked, and why there.
+        #[arg(long)]
+        hooks: bool,
     },
     /// Check the configuration.
     Config {
@@ -68,7 +71,7 @@ fn main() -> ExitCode {
     };
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run(config),
-        Command::Doctor { json } => doctor(&config, json),
+        Command::Doctor { json, hooks } => doctor(&config, json, hooks),
         Command::Config { .. } => print("the configuration is valid\n"),
     }
 }
@@ -84,14 +87,16 @@ fn run(config: Config) -> ExitCode {
     }
 }
 
-fn doctor(config: &Config, json: bool) -> ExitCode {
+/// `UNAVAILABLE` where something is missing, so that a script need not read the text.
+fn doctor(config: &Config, json: bool, hooks: bool) -> ExitCode {
     let report = runtime().block_on(agent::doctor::examine(config));
     let text = if json {
         serde_json::to_string_pretty(&report).expect("a report is plain data") + "\n"
     } else {
-        report.to_string()
+        report.text(hooks)
     };
-    print(&text)
+    let printed = print(&text);
+    if report.is_complete() { printed } else { ExitCode::from(exit::UNAVAILABLE) }
 }
 
 /// One thread is enough: the sources that can block have threads of their own.

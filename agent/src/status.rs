@@ -1,6 +1,7 @@
 //! `/status`: what the agent sees and how it is doing, as JSON for people and for tests.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -10,6 +11,7 @@ use crate::model::ids::InstanceId;
 use crate::model::readings::{DeviceReading, Health};
 use crate::model::units::BootNs;
 use crate::model::usage::HolderView;
+use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::library::coverage::{HookCoverage, HookState, LibraryCoverage};
 
 #[derive(Clone, Debug, Serialize)]
@@ -59,15 +61,32 @@ pub struct Library {
     pub error: Option<String>,
     pub attached: usize,
     pub wanted: usize,
+    /// By what they serve.
+    pub groups: Vec<HookGroup>,
     /// Symbol, offset from its entry, and why there.
     pub hooks: Vec<Hook>,
+}
+
+/// Hooks of a library that are attached and detached together.
+#[derive(Clone, Debug, Serialize)]
+pub struct HookGroup {
+    pub group: &'static str,
+    pub attached: usize,
+    /// Functions that this driver has.
+    pub wanted: usize,
+    /// Of the attached: at an instruction that the kernel must single-step.
+    pub slow: usize,
+    /// Functions that this driver lacks, which no program can call.
+    pub missing: usize,
 }
 
 #[derive(Clone, Debug, Serialize)]
 pub struct Hook {
     pub symbol: &'static str,
-    /// Bytes from the entry of the function.
+    pub group: &'static str,
+    /// Bytes from the entry of the function; absent where nothing is attached.
     pub offset: Option<u8>,
+    pub slow: bool,
     pub reason: String,
 }
 
@@ -125,30 +144,70 @@ pub fn libraries(coverage: &[LibraryCoverage]) -> Vec<Library> {
 }
 
 fn library(coverage: &LibraryCoverage) -> Library {
-    let attached =
-        |it: &&HookCoverage| matches!(it.state, HookState::Attached { .. } | HookState::SameAs(_));
-    let wanted = |it: &&HookCoverage| !matches!(it.state, HookState::Missing);
+    let groups: Vec<HookGroup> =
+        Group::ALL.into_iter().map(|it| group(it, &coverage.hooks)).collect();
     Library {
         path: coverage.path.display().to_string(),
         error: coverage.error.clone(),
-        attached: coverage.hooks.iter().filter(attached).count(),
-        wanted: coverage.hooks.iter().filter(wanted).count(),
+        attached: groups.iter().map(|it| it.attached).sum(),
+        wanted: groups.iter().map(|it| it.wanted).sum(),
+        groups,
         hooks: coverage.hooks.iter().map(hook).collect(),
     }
 }
 
-fn hook(hook: &HookCoverage) -> Hook {
-    let (offset, reason) = match hook.state {
-        HookState::Attached { skip, slow: false, .. } => {
-            (Some(skip), "the kernel emulates this instruction".to_owned())
-        }
-        HookState::Attached { skip, slow: true, .. } => {
-            (Some(skip), "slow: the kernel must single-step this instruction".to_owned())
-        }
-        HookState::Off => (None, "off at this moment".to_owned()),
-        HookState::Missing => (None, "this driver does not have it".to_owned()),
-        HookState::SameAs(other) => (None, format!("another name of {other}")),
-        HookState::Unreadable => (None, "the symbol points outside the file".to_owned()),
+fn group(group: Group, hooks: &[HookCoverage]) -> HookGroup {
+    let count = |holds: fn(&HookState) -> bool| {
+        hooks.iter().filter(|it| it.group == group && holds(&it.state)).count()
     };
-    Hook { symbol: hook.symbol, offset, reason }
+    HookGroup {
+        group: group.as_str(),
+        attached: count(|it| matches!(it, HookState::Attached { .. } | HookState::SameAs(_))),
+        wanted: count(|it| !matches!(it, HookState::Missing)),
+        slow: count(|it| matches!(it, HookState::Attached { slow: true, .. })),
+        missing: count(|it| matches!(it, HookState::Missing)),
+    }
+}
+
+fn hook(hook: &HookCoverage) -> Hook {
+    let (offset, slow, reason) = match hook.state {
+        HookState::Attached { skip, slow, reason, .. } => (Some(skip), slow, reason.to_string()),
+        HookState::Off => (None, false, "off at this moment".to_owned()),
+        HookState::Missing => (None, false, "this driver does not have it".to_owned()),
+        HookState::SameAs(other) => (None, false, format!("same address as {other}")),
+        HookState::Unreadable => (None, false, "the symbol points outside the file".to_owned()),
+        HookState::Refused(form) => {
+            (None, false, format!("the kernel accepts no probe on {form}, with which it begins"))
+        }
+    };
+    Hook { symbol: hook.symbol, group: hook.group.as_str(), offset, slow, reason }
+}
+
+impl fmt::Display for Library {
+    /// The file, and a line for each group that it has functions of.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(error) = &self.error {
+            return writeln!(f, "{}: {error}", self.path);
+        }
+        writeln!(f, "{}: {} of {} functions hooked", self.path, self.attached, self.wanted)?;
+        for it in self.groups.iter().filter(|it| it.wanted + it.missing > 0) {
+            write!(f, "  {:<10} {} of {} attached", it.group, it.attached, it.wanted)?;
+            if it.slow > 0 {
+                write!(f, ", {} of them slow", it.slow)?;
+            }
+            if it.missing > 0 {
+                write!(f, "; this driver lacks {}", it.missing)?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Hook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let offset = self.offset.map_or_else(|| "-".to_owned(), |it| format!("+{it}"));
+        let slow = if self.slow { "slow" } else { "" };
+        write!(f, "  {:<34} {offset:<5} {slow:<5} {}", self.symbol, self.reason)
+    }
 }

@@ -175,9 +175,13 @@ fn a_full_disk_stops_the_spool_and_nothing_else() {
 #[test]
 fn doctor_says_what_is_missing_and_what_it_costs() {
     let mut node = Setup::gpus(1).make();
+    let whole = run(&node.agent_command(&["doctor"]));
+    assert_eq!(whole.code, Some(0), "nothing is missing: {}", whole.output);
     node.config.collector.address = format!("http://127.0.0.1:{}", ports::free());
     let report = |node: &Node| -> serde_json::Value {
-        serde_json::from_str(&run(&node.agent_command(&["doctor", "--json"])).output).unwrap()
+        let said = run(&node.agent_command(&["doctor", "--json"]));
+        assert_eq!(said.code, Some(69), "something is missing: {}", said.output);
+        serde_json::from_str(&said.output).unwrap()
     };
     let state = |report: &serde_json::Value, name: &str| -> String {
         let parts = report["parts"].as_array().unwrap();

@@ -71,7 +71,7 @@ fn two_paths_to_one_file_are_hooked_once() {
     let other = node.folder().join("libcuda.so");
     std::os::unix::fs::symlink(node.library(), &other).unwrap();
     let libraries = vec![other, node.library()];
-    let config = config::Cuda { enabled: true, libraries, max_processes: 64 };
+    let config = config::Cuda { libraries, max_processes: 64, ..config::Cuda::default() };
     let mut tracer = Tracer::start(&config, Path::new("/proc"));
     assert_eq!(tracer.coverage().len(), 1);
     let truth = node.run("--rounds 4");

@@ -8,4 +8,5 @@ mod bounds;
 mod counts;
 mod coverage;
 mod life;
+mod places;
 mod rig;

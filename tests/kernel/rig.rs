@@ -87,7 +87,7 @@ impl Node {
     /// A tracer whether it finds a driver or not.
     pub(crate) fn idle_tracer(&self, max_processes: u32) -> Tracer {
         let libraries = vec![self.library()];
-        let config = config::Cuda { enabled: true, libraries, max_processes };
+        let config = config::Cuda { libraries, max_processes, ..config::Cuda::default() };
         Tracer::start(&config, Path::new("/proc"))
     }
 

@@ -53,6 +53,7 @@ fn is_pure(path: &str) -> bool {
         "agent/src/accounting",
         "agent/src/classify",
         "agent/src/pipeline",
+        "agent/src/samplers/cuda/probe/",
         "agent/src/totals",
         "collector/src/model/",
         "collector/src/state/",

@@ -1,7 +1,9 @@
 //! Real GPUs where the agent finds some, else simulated ones and the reason.
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+
+use anyhow::Context;
 
 use super::built;
 use super::parts::Parts;
@@ -32,9 +34,15 @@ pub(super) fn find(agent: Command, folder: &Folder) -> anyhow::Result<Gpus> {
     }
 }
 
-/// Why there are no real GPUs; `None` when there are.
+/// Why there are no real GPUs; `None` when there are. How it exits says whether anything at all is
+/// missing, which is no matter here.
 fn ask(mut agent: Command, configuration: &Path) -> anyhow::Result<Option<String>> {
-    agent.arg("--config").arg(configuration).args(["doctor", "--json"]);
-    let parts = Parts::read(&shell::output(agent)?)?;
+    agent.arg("--config").arg(configuration).args(["doctor", "--json"]).stdin(Stdio::null());
+    let line = shell::line(&agent);
+    let output = agent.output().with_context(|| format!("cannot start {line}"))?;
+    let (said, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let parts = Parts::read(&said)
+        .with_context(|| format!("{line} ({}): {}", output.status, errors.trim()))?;
     Ok(parts.without_gpus().map(str::to_owned))
 }

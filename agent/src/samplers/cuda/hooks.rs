@@ -17,7 +17,7 @@ pub(crate) struct Hook {
 
 /// Hooks of a library that are attached and detached together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Group {
+pub enum Group {
     /// Contexts, streams, and the first call of a process.
     Life,
     /// Allocation and release of memory. Never taken off and put on again while processes run: a
@@ -31,6 +31,17 @@ pub(crate) enum Group {
 impl Group {
     pub(crate) const ALL: [Self; 5] =
         [Self::Life, Self::Memory, Self::Launches, Self::Copies, Self::Waits];
+
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Life => "life",
+            Self::Memory => "memory",
+            Self::Launches => "launches",
+            Self::Copies => "copies",
+            Self::Waits => "waits",
+        }
+    }
 }
 
 /// The program that serves a hook. One link per kind and library: the kernel attaches it to many

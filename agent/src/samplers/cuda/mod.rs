@@ -6,7 +6,7 @@
 mod bpf;
 mod decode;
 mod driver;
-mod hooks;
+pub(crate) mod hooks;
 pub mod library;
 mod lives;
 mod log;
@@ -67,7 +67,7 @@ impl Tracer {
     #[must_use]
     pub fn start(config: &config::Cuda, proc_root: &Path) -> Self {
         let proc = Proc::new(proc_root);
-        let mut libraries = Libraries::new(&config.libraries);
+        let mut libraries = Libraries::new(&config.libraries, config.attach_at);
         let state = match Running::start(config, &proc) {
             Ok(mut running) => {
                 running.refresh(&mut libraries, clock::boot());

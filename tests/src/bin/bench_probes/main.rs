@@ -90,8 +90,7 @@ fn measure(library: &Path) -> anyhow::Result<Figures> {
 }
 
 fn trace(library: &Path) -> Tracer {
-    let config =
-        config::Cuda { enabled: true, libraries: vec![library.to_owned()], max_processes: 4_096 };
+    let config = config::Cuda { libraries: vec![library.to_owned()], ..config::Cuda::default() };
     Tracer::start(&config, Path::new("/proc"))
 }
 

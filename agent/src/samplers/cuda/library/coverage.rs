@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::samplers::cuda::hooks::Group;
+use crate::samplers::cuda::probe::place::{Form, Place, Reason};
 use crate::samplers::cuda::probe::{Plan, Why};
 use crate::samplers::process::decode::FileId;
 
@@ -20,6 +21,7 @@ pub struct LibraryCoverage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HookCoverage {
     pub symbol: &'static str,
+    pub group: Group,
     pub state: HookState,
 }
 
@@ -32,6 +34,8 @@ pub enum HookState {
         skip: u8,
         /// The kernel must single-step the instruction there.
         slow: bool,
+        /// Why there.
+        reason: Reason,
     },
     /// Its group is off at this moment.
     Off,
@@ -41,6 +45,8 @@ pub enum HookState {
     SameAs(&'static str),
     /// The symbol points outside the file.
     Unreadable,
+    /// The kernel accepts no probe on the instruction that the function begins with.
+    Refused(Form),
 }
 
 /// Sums over all files.
@@ -61,19 +67,22 @@ impl LibraryCoverage {
     ) -> Self {
         let points = plan.points.iter().map(|it| HookCoverage {
             symbol: it.hook.symbol,
+            group: it.hook.group,
             state: if is_on(it.hook.group) {
-                let (skip, slow) = (it.place.skip, it.place.slow);
-                HookState::Attached { offset: it.offset, skip, slow }
+                let Place { skip, slow, reason } = it.place;
+                HookState::Attached { offset: it.offset, skip, slow, reason }
             } else {
                 HookState::Off
             },
         });
         let skipped = plan.skipped.iter().map(|it| HookCoverage {
             symbol: it.symbol,
+            group: it.group,
             state: match it.why {
                 Why::Missing => HookState::Missing,
                 Why::SameAs(other) => HookState::SameAs(other),
                 Why::Unreadable => HookState::Unreadable,
+                Why::Refused(form) => HookState::Refused(form),
             },
         });
         let hooks = points.chain(skipped).collect();

@@ -11,6 +11,7 @@ use std::path::Path;
 use nix::sys::mman::{MapFlags, ProtFlags};
 use object::ReadCache;
 
+use crate::config::AttachAt;
 use crate::samplers::cuda::probe::{self, Plan, ProbeError};
 use crate::samplers::process::decode::{self, FileId};
 
@@ -66,14 +67,14 @@ pub(crate) struct LibraryFile {
 }
 
 impl LibraryFile {
-    pub(crate) fn open(path: &Path) -> Result<Self, LibraryError> {
+    pub(crate) fn open(path: &Path, attach_at: AttachAt) -> Result<Self, LibraryError> {
         let file = File::open(path).map_err(LibraryError::Open)?;
         let metadata = file.metadata().map_err(LibraryError::Open)?;
         if !metadata.is_file() || metadata.len() > MOST_BYTES {
             return Err(LibraryError::Shape);
         }
         // Read, not mapped: a mapped file that is cut short under us would kill the agent.
-        let plan = probe::plan(&ReadCache::new(&file))?;
+        let plan = probe::plan(&ReadCache::new(&file), attach_at)?;
         let id = id(&file)?;
         Ok(Self { file, id, plan })
     }

@@ -7,7 +7,7 @@ use super::coverage::LibraryCoverage;
 use super::driver::LibraryFile;
 use crate::samplers::cuda::driver::{Kernel, KernelError, Links};
 use crate::samplers::cuda::hooks::Group;
-use crate::samplers::cuda::probe::Why;
+use crate::samplers::cuda::probe::{Skipped, Why};
 use crate::samplers::process::decode::FileId;
 
 /// The file stays open: a group that was taken off is put back on the very bytes that were decoded,
@@ -57,8 +57,9 @@ impl Hooked {
     /// Whether no launch, copy or wait in this file goes unseen. Memory calls are another question:
     /// they say nothing about idleness.
     pub(super) fn sees_all_work(&self) -> bool {
-        let readable = !self.library.plan.skipped.iter().any(|it| it.why == Why::Unreadable);
-        readable && Group::ALL.iter().all(|it| *it == Group::Memory || self.is_on(*it))
+        let unseen = |it: &Skipped| matches!(it.why, Why::Unreadable | Why::Refused(_));
+        !self.library.plan.skipped.iter().any(unseen)
+            && Group::ALL.iter().all(|it| *it == Group::Memory || self.is_on(*it))
     }
 
     pub(super) fn coverage(&self) -> LibraryCoverage {

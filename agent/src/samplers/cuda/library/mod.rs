@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use super::driver::{Kernel, KernelError};
 use super::hooks::Group;
 use super::reason;
+use crate::config::AttachAt;
 use crate::model::units::BootNs;
 use crate::samplers::process::decode::FileId;
 use coverage::{LibraryCoverage, Totals};
@@ -29,6 +30,7 @@ const RETRY_NS: u64 = 60_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Libraries {
     paths: Vec<PathBuf>,
+    attach_at: AttachAt,
     hooked: Vec<Hooked>,
     failed: BTreeMap<PathBuf, Failure>,
     /// What each path led to when it was last looked at.
@@ -52,9 +54,10 @@ enum HookError {
 }
 
 impl Libraries {
-    pub(crate) fn new(paths: &[PathBuf]) -> Self {
+    pub(crate) fn new(paths: &[PathBuf], attach_at: AttachAt) -> Self {
         Self {
             paths: paths.to_vec(),
+            attach_at,
             hooked: Vec::new(),
             failed: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -93,7 +96,7 @@ impl Libraries {
     }
 
     fn hook(&mut self, kernel: &mut Kernel, path: &Path) -> Result<(), HookError> {
-        let library = LibraryFile::open(path)?;
+        let library = LibraryFile::open(path, self.attach_at)?;
         if self.hooked.iter().any(|it| it.file() == library.id && it.path != path) {
             return Ok(()); // another path to the same file
         }
