@@ -8,6 +8,11 @@
 
 use core::mem::size_of;
 
+/// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
+/// a counter counts. An agent goes on with the pins of its own number only; programs that a
+/// predecessor attached go on as they are, so that a change in what they count needs a new number.
+pub const ABI: u32 = 1;
+
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -199,6 +204,19 @@ pub enum Loss {
     /// anyone had read them.
     Processes = 3,
 }
+
+/// Index into `OWNER`, which only user space writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Ownership {
+    /// Names this set of maps; counts in another one started from 0.
+    Identity = 0,
+    /// Raised by each agent that takes the maps over. Who finds a higher one has been replaced.
+    Generation = 1,
+}
+
+/// How many entries `OWNER` has.
+pub const OWNERSHIPS: usize = 2;
 
 /// How many kinds of loss there are.
 pub const LOSSES: usize = 4;

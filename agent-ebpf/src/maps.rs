@@ -3,7 +3,7 @@
 //! User space lowers or raises the bounds of `COUNTERS` and `TRACKED` when it loads the object
 //! (`cuda.max_processes`); the numbers here are the defaults.
 
-use agent_ebpf::{LOSSES, Offsets, Pending, PendingKey, Row};
+use agent_ebpf::{LOSSES, OWNERSHIPS, Offsets, Pending, PendingKey, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
@@ -43,6 +43,10 @@ pub(crate) static LOST: Array<u64> = Array::with_max_entries(LOSSES as u32, 0);
 /// By `Loss`: CLOCK_BOOTTIME ns of the last message about it, which bounds the messages.
 #[map]
 pub(crate) static WARNED: Array<u64> = Array::with_max_entries(LOSSES as u32, 0);
+
+/// By `Ownership`: which agent the pinned maps belong to.
+#[map]
+pub(crate) static OWNER: Array<u64> = Array::with_max_entries(OWNERSHIPS as u32, 0);
 
 /// Set by user space from the BTF of the running kernel.
 #[unsafe(no_mangle)]

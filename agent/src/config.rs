@@ -54,6 +54,9 @@ pub struct RawCuda {
     /// `cheapest`: hooks go to the first instruction of a function that the kernel need not
     /// single-step. `entry`: to the first instruction, whatever it costs.
     pub attach_at: String,
+    /// Folder in a bpf file system where hooks and counts outlive the agent; empty = they end with
+    /// it.
+    pub pin_root: PathBuf,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -128,6 +131,7 @@ impl Default for RawCuda {
             libraries: libraries.map(PathBuf::from).to_vec(),
             max_processes: 4_096,
             attach_at: "cheapest".to_owned(),
+            pin_root: "/sys/fs/bpf/gleaner".into(),
         }
     }
 }
@@ -185,6 +189,8 @@ pub struct Cuda {
     pub libraries: Vec<PathBuf>,
     pub max_processes: u32,
     pub attach_at: AttachAt,
+    /// `None` = nothing outlives the agent.
+    pub pin_root: Option<PathBuf>,
 }
 
 /// Where in a driver function its hook goes.
@@ -284,11 +290,16 @@ impl RawCuda {
         if !(64..=1_000_000).contains(&self.max_processes) {
             return Err(range("cuda.max_processes", self.max_processes, "64 to 1000000"));
         }
+        let pin_root = Some(self.pin_root).filter(|it| !it.as_os_str().is_empty());
+        if let Some(path) = pin_root.as_deref().filter(|it| !it.is_absolute()) {
+            return Err(range("cuda.pin_root", path.display(), "an absolute path, or empty"));
+        }
         Ok(Cuda {
             enabled: self.enabled,
             libraries: self.libraries,
             max_processes: self.max_processes,
             attach_at,
+            pin_root,
         })
     }
 }
@@ -341,6 +352,10 @@ mod tests {
     #[test]
     fn values_out_of_range_are_named() {
         check(|it| it.tick_ms = 5, "tick_ms is 5, expected 100 to 5000; nothing was started");
+        check(
+            |it| it.cuda.pin_root = "bpf".into(),
+            "cuda.pin_root is bpf, expected an absolute path, or empty; nothing was started",
+        );
         check(
             |it| it.holders.allocations = "some".to_owned(),
             "holders.allocations is some, expected \"unknown\" or \"none\"; nothing was started",

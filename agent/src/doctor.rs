@@ -26,7 +26,7 @@ pub struct Report {
 
 /// Looks at everything once.
 pub async fn examine(config: &Config) -> Report {
-    let mut sources = Sources::start(config);
+    let mut sources = Sources::start(&undisturbing(config));
     let readings = sources.read(clock::boot()).await;
     let libraries = status::libraries(&sources.cuda.coverage());
     let parts = vec![
@@ -39,6 +39,13 @@ pub async fn examine(config: &Config) -> Report {
     ];
     sources.stop();
     Report { parts, libraries }
+}
+
+/// What a running agent has pinned is its own.
+fn undisturbing(config: &Config) -> Config {
+    let mut config = config.clone();
+    config.cuda.pin_root = None;
+    config
 }
 
 fn holders(config: &Config) -> Part {

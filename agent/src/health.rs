@@ -47,11 +47,20 @@ pub fn of_tracing(tracing: &Tracing, enabled: bool) -> Part {
     );
     let (state, message) = match (enabled, tracing.on) {
         (false, _) => (State::Disabled, "switched off: cuda.enabled = false".to_owned()),
-        (true, true) if tracing.reason.is_empty() => (State::Active, hooks),
+        (true, true) if tracing.reason.is_empty() => {
+            (State::Active, hooks + &unpinned(tracing.unpinned.as_deref()))
+        }
         (true, true) => (State::Active, format!("{hooks}; {}", tracing.reason)),
         (true, false) => (State::Failed, tracing.reason.clone()),
     };
     Part { name: "tracing", state, message }
+}
+
+/// What that costs.
+fn unpinned(why: Option<&str>) -> String {
+    why.map_or_else(String::new, |why| {
+        format!("; calls made while no agent runs are not counted: {why}")
+    })
 }
 
 #[must_use]

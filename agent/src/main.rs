@@ -6,6 +6,8 @@ use std::process::ExitCode;
 
 use agent::config::{Config, RawConfig};
 use agent::run::RunError;
+use agent::samplers::cuda::pins::driver::PinError;
+use agent::samplers::cuda::pins::{self, Removed};
 use agent::spool::SpoolError;
 use clap::{Parser, Subcommand};
 
@@ -33,6 +35,12 @@ enum Command {
         #[arg(long)]
         hooks: bool,
     },
+    /// Remove the hooks and counts that a killed agent has left in the kernel.
+    Detach {
+        /// Where they are pinned; without it as configured (`cuda.pin_root`).
+        #[arg(long)]
+        pin_root: Option<PathBuf>,
+    },
     /// Check the configuration.
     Config {
         #[command(subcommand)]
@@ -53,6 +61,7 @@ mod exit {
     pub(crate) const USAGE: u8 = 64;
     pub(crate) const UNAVAILABLE: u8 = 69;
     pub(crate) const IO: u8 = 74;
+    pub(crate) const DENIED: u8 = 77;
 }
 
 fn main() -> ExitCode {
@@ -72,6 +81,7 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run(config),
         Command::Doctor { json, hooks } => doctor(&config, json, hooks),
+        Command::Detach { pin_root } => detach(pin_root.or(config.cuda.pin_root)),
         Command::Config { .. } => print("the configuration is valid\n"),
     }
 }
@@ -97,6 +107,24 @@ fn doctor(config: &Config, json: bool, hooks: bool) -> ExitCode {
     };
     let printed = print(&text);
     if report.is_complete() { printed } else { ExitCode::from(exit::UNAVAILABLE) }
+}
+
+fn detach(root: Option<PathBuf>) -> ExitCode {
+    let Some(root) = root else { return print("nothing is pinned: cuda.pin_root is empty\n") };
+    match pins::driver::remove_all(&root) {
+        Ok(Removed { links: 0, maps: 0 }) => {
+            print(&format!("nothing is pinned in {}\n", root.display()))
+        }
+        Ok(Removed { links, maps }) => {
+            print(&format!("removed {links} hooks and {maps} maps from {}\n", root.display()))
+        }
+        Err(error @ PinError::Owned(_)) => fail(exit::UNAVAILABLE, &error),
+        Err(PinError::NoFileSystem(root)) => {
+            print(&format!("nothing is pinned: {} is not in a bpf file system\n", root.display()))
+        }
+        Err(error) if error.is_denied() => fail(exit::DENIED, &error),
+        Err(error) => fail(exit::IO, &error),
+    }
 }
 
 /// One thread is enough: the sources that can block have threads of their own.

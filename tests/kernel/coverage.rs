@@ -131,10 +131,10 @@ fn detaching_is_quick_and_leaves_the_code_as_it_was() {
     workload.truth();
 }
 
-const BREAKPOINT: u8 = 0xcc;
+pub(crate) const BREAKPOINT: u8 = 0xcc;
 
 /// One byte of a file as a process has it in memory.
-fn byte_in_memory(tgid: u32, file: &Path, offset: u64) -> u8 {
+pub(crate) fn byte_in_memory(tgid: u32, file: &Path, offset: u64) -> u8 {
     let maps = std::fs::read_to_string(format!("/proc/{tgid}/maps")).expect("it lives");
     let hexadecimal = |it: &str| u64::from_str_radix(it, 16).expect("the kernel writes numbers");
     let address = maps

@@ -10,3 +10,4 @@ mod coverage;
 mod life;
 mod places;
 mod rig;
+mod survival;

@@ -86,9 +86,18 @@ impl Node {
 
     /// A tracer whether it finds a driver or not.
     pub(crate) fn idle_tracer(&self, max_processes: u32) -> Tracer {
+        Tracer::start(&self.config(max_processes, None), Path::new("/proc"))
+    }
+
+    /// A tracer whose hooks and counts outlive it where `pin_root` lets them.
+    pub(crate) fn pinning_tracer(&self, pin_root: &Path) -> Tracer {
+        Tracer::start(&self.config(64, Some(pin_root)), Path::new("/proc"))
+    }
+
+    fn config(&self, max_processes: u32, pin_root: Option<&Path>) -> config::Cuda {
         let libraries = vec![self.library()];
-        let config = config::Cuda { libraries, max_processes, ..config::Cuda::default() };
-        Tracer::start(&config, Path::new("/proc"))
+        let pin_root = pin_root.map(Path::to_owned);
+        config::Cuda { libraries, max_processes, pin_root, ..config::Cuda::default() }
     }
 
     /// Starts a workload on this node's driver; it is ready when this returns.

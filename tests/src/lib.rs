@@ -5,6 +5,7 @@
 //! processes end, cgroups and folders go.
 
 pub mod artefacts;
+pub mod bpffs;
 pub mod browser;
 pub mod cgroups;
 pub mod collector;

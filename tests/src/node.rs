@@ -57,6 +57,8 @@ impl Setup {
         let mut config = RawConfig { tick_ms: 200, tile_ms: 1_000, ..RawConfig::default() };
         config.holders.allocations = "none".to_owned();
         config.collector.address = String::new();
+        // Nodes of other tests run beside this one.
+        config.cuda.pin_root = PathBuf::new();
         config.http.listen = format!("127.0.0.1:{}", ports::free());
         Self { scenario: Scenario::with_gpus(count), config, build: Some(Build::Cmp) }
     }

@@ -151,6 +151,8 @@ pub struct Tracing {
     pub sampling: Option<Sampling>,
     /// Library files whose memory calls are not counted, and why, for people.
     pub memory_held_back: Vec<String>,
+    /// Why hooks and counts end with the agent; `None` = they outlive it until the next one.
+    pub unpinned: Option<String>,
 }
 
 /// Hooks are on for a part of the time only; counts are scaled by what that part was.

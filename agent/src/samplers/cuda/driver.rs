@@ -3,12 +3,13 @@
 
 #![expect(unsafe_code, reason = "the runtime's event loop and the allocator are spoken to here")]
 
+use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use agent_ebpf::{LOSSES, Offsets, Record, Row};
+use agent_ebpf::{LOSSES, Offsets, Ownership, Record, Row};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
@@ -17,14 +18,17 @@ use aya_log::EbpfLogger;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::bpf::driver::{Batch, Cursor, Found, Moment, Places};
+use super::bpf::driver::{self as bpf, Batch, Cursor, Found, LinkInfo, Moment, Places};
 use super::bpf::multi::{MultiError, Programs};
 use super::hooks::{Group, Kind};
 use super::library::driver::LibraryFile;
 use super::log::Bridge;
+use super::pins;
+use super::pins::driver::{Link, Pins};
 use super::probe::Point;
 use crate::samplers::process::decode as records;
-use crate::samplers::process::driver::{self as process, Proc, ProcessError};
+use crate::samplers::process::decode::FileId;
+use crate::samplers::process::driver::{self as process, Proc, ProcessError, Tracepoint};
 
 /// The object that `cargo xtask bpf` built.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/gleaner-ebpf"));
@@ -48,11 +52,14 @@ pub(crate) enum KernelError {
     NoProgram(&'static str),
     #[error("cannot attach uprobes: {0}")]
     Attach(#[from] ProgramError),
+    #[error("another agent has taken the hooks over")]
+    Replaced,
 }
 
-/// The loaded object. Dropping it detaches everything.
+/// The loaded object. Dropping it detaches everything, unless what is pinned is kept.
 pub(crate) struct Kernel {
-    /// Owns the tracepoints, and the programs where they are attached one by one.
+    _life: Vec<Link>,
+    /// Owns the programs where they are attached one by one.
     ebpf: Ebpf,
     /// `None` on kernels before 6.6: every place is attached for itself.
     multi: Option<Programs>,
@@ -62,8 +69,13 @@ pub(crate) struct Kernel {
     lost: Array<MapData, u64>,
     tracked: HashMap<MapData, u32, u8>,
     events: RingBuf<MapData>,
+    owner: Array<MapData, u64>,
+    /// Which agent on these maps this is.
+    generation: u64,
     logs: EbpfLogger<Bridge>,
     batch: Batch,
+    /// After the links: what is left of the folder goes with it.
+    pins: Result<Pins, String>,
 }
 
 impl fmt::Debug for Kernel {
@@ -74,40 +86,100 @@ impl fmt::Debug for Kernel {
 
 /// What keeps one group of one library hooked; dropping it detaches.
 #[derive(Debug)]
-#[expect(dead_code, reason = "the links are held for what their drop does")]
 pub(crate) enum Links {
-    Multi(Vec<OwnedFd>),
+    Multi(Vec<Link>),
     Single(Vec<UProbeLink>),
+}
+
+impl Links {
+    /// How many were there already: nothing was attached for them.
+    pub(crate) fn adopted(&self) -> usize {
+        match self {
+            Self::Multi(links) => links.iter().filter(|it| it.adopted).count(),
+            Self::Single(_) => 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        match self {
+            Self::Multi(links) => links.len(),
+            Self::Single(links) => links.len(),
+        }
+    }
 }
 
 /// Entries that are read at once.
 const BATCH: usize = 256;
 
 impl Kernel {
-    /// Loads the object and hooks process life. No library is hooked yet.
-    pub(crate) fn load(max_processes: u32, proc: &Proc) -> Result<Self, KernelError> {
+    /// Loads the object and hooks process life, or goes on with what a predecessor has pinned. No
+    /// library is hooked yet. `pins`: the folder, or why there is none.
+    pub(crate) fn load(
+        max_processes: u32,
+        proc: &Proc,
+        pins: Result<Pins, String>,
+    ) -> Result<Self, KernelError> {
         proc.check_namespace()?;
         let offsets = process::offsets()?;
-        let mut ebpf = load_object(&offsets, max_processes)?;
+        let mut pins = pins;
+        let mut ebpf = load_object(&offsets, max_processes, &mut pins)?;
         let multi = load_multi(&ebpf);
+        if multi.is_none() && pins.is_ok() {
+            pins = Err("links to single places are not pinned".to_owned());
+            ebpf = load_object(&offsets, max_processes, &mut pins)?;
+        }
         // Before the maps are taken out: a program is loaded on top of all of them.
-        process::attach(&mut ebpf)?;
+        let life = hook_life(&mut ebpf, &mut pins)?;
         if multi.is_none() {
             load_singles(&mut ebpf)?;
         }
         let logs = EbpfLogger::init_with_logger(&mut ebpf, Bridge)
             .map_err(|_not_a_ring| KernelError::NoMap("AYA_LOGS"))?;
+        let mut owner = take(&mut ebpf, "OWNER")?.try_into()?;
         Ok(Self {
+            _life: life,
             multi,
             counters: take(&mut ebpf, "COUNTERS")?,
             overflow: take(&mut ebpf, "OVERFLOW")?.try_into()?,
             lost: take(&mut ebpf, "LOST")?.try_into()?,
             tracked: take(&mut ebpf, "TRACKED")?.try_into()?,
             events: take(&mut ebpf, "EVENTS")?.try_into()?,
+            generation: take_over(&mut owner)?,
+            owner,
             logs,
             batch: Batch::new(size_of::<u32>(), size_of::<Row>(), BATCH),
             ebpf,
+            pins,
         })
+    }
+
+    /// Why nothing outlives this agent; `None` = hooks and counts do.
+    pub(crate) fn unpinned(&self) -> Option<&str> {
+        self.pins.as_ref().err().map(String::as_str)
+    }
+
+    /// Fails when another agent counts on these maps.
+    pub(crate) fn check_owner(&self) -> Result<(), KernelError> {
+        let now = self.owner.get(&(Ownership::Generation as u32), 0)?;
+        if now == self.generation { Ok(()) } else { Err(KernelError::Replaced) }
+    }
+
+    /// What is pinned stays when everything is dropped.
+    pub(crate) fn leave(&self) {
+        if let Ok(pins) = &self.pins {
+            pins.keep();
+        }
+    }
+
+    /// Detaches what a predecessor hooked and nobody has asked for since.
+    pub(crate) fn remove_orphans(&self) {
+        let removed = self.pins.as_ref().map_or(0, Pins::remove_unknown);
+        if removed > 0 {
+            tracing::info!(
+                links = removed,
+                "removed hooks in libraries that are not traced any more"
+            );
+        }
     }
 
     /// Hooks every point of one group of a library, or none.
@@ -120,7 +192,10 @@ impl Kernel {
         let points = library.plan.points.iter().filter(|it| it.hook.group == group);
         let points: Vec<Point> = points.copied().collect();
         match &self.multi {
-            Some(programs) => attach_multi(programs, &path, &points).map(Links::Multi),
+            Some(programs) => {
+                let target = Target { path: &path, file: library.id, group };
+                attach_multi(programs, &mut self.pins, &target, &points).map(Links::Multi)
+            }
             None => attach_singles(&mut self.ebpf, &path, &points).map(Links::Single),
         }
     }
@@ -199,7 +274,12 @@ impl Kernel {
     }
 }
 
-fn load_object(offsets: &Offsets, max_processes: u32) -> Result<Ebpf, KernelError> {
+fn load_object(
+    offsets: &Offsets,
+    max_processes: u32,
+    pins: &mut Result<Pins, String>,
+) -> Result<Ebpf, KernelError> {
+    let names = map_names()?;
     let mut loader = EbpfLoader::new();
     // Rust emits no relocations against kernel types: what it parsed is dropped before the load.
     loader.btf(None);
@@ -207,7 +287,77 @@ fn load_object(offsets: &Offsets, max_processes: u32) -> Result<Ebpf, KernelErro
         .override_global("OFFSETS", offsets, true)
         .map_max_entries("COUNTERS", max_processes)
         .map_max_entries("TRACKED", max_processes);
+    if let Ok(folder) = pins {
+        // A part of a set is worth nothing: links would count into maps that nobody reads.
+        let cleared = if folder.has_maps(&names) { Ok(()) } else { folder.clear() };
+        match cleared {
+            Ok(()) => {
+                for name in &names {
+                    loader.map_pin_path(name, folder.map_path(name));
+                }
+            }
+            Err(error) => *pins = Err(error.to_string()),
+        }
+    }
     Ok(loader.load(OBJECT)?)
+}
+
+/// Of all maps but constants, which the programs of each agent have for themselves.
+fn map_names() -> Result<BTreeSet<String>, KernelError> {
+    let object = aya_obj::Object::parse(OBJECT).map_err(EbpfError::ParseError)?;
+    Ok(object.maps.into_keys().filter(|it| !it.starts_with('.')).collect())
+}
+
+/// Gives the maps their name where they are new. Returns this agent's generation.
+fn take_over(owner: &mut Array<MapData, u64>) -> Result<u64, KernelError> {
+    let (identity, generation) = (Ownership::Identity as u32, Ownership::Generation as u32);
+    if owner.get(&identity, 0)? == 0 {
+        owner.set(identity, fastrand::u64(1..), 0)?;
+    }
+    let next = owner.get(&generation, 0)? + 1;
+    owner.set(generation, next, 0)?;
+    Ok(next)
+}
+
+fn hook_life(ebpf: &mut Ebpf, pins: &mut Result<Pins, String>) -> Result<Vec<Link>, KernelError> {
+    let mut links = Vec::new();
+    for Tracepoint { name, program } in process::tracepoints(ebpf)? {
+        let is_right = |it: BorrowedFd<'_>| is_tracepoint(it);
+        let link = hook(pins, &pins::life_link(name), is_right, || {
+            let c_name = CString::new(name).expect("a fixed text holds no zero byte");
+            bpf::link_tracepoint(program.as_fd(), &c_name)
+                .map_err(|source| ProcessError::Attach { name, source })
+        })?;
+        links.push(link);
+    }
+    Ok(links)
+}
+
+/// The link that a predecessor left, or a new one.
+fn hook<E>(
+    pins: &mut Result<Pins, String>,
+    name: &str,
+    is_right: impl FnOnce(BorrowedFd<'_>) -> bool,
+    attach: impl FnOnce() -> Result<OwnedFd, E>,
+) -> Result<Link, E> {
+    let Ok(pins) = pins else { return attach().map(Link::unpinned) };
+    match pins.adopt(name, is_right) {
+        Some(link) => Ok(link),
+        None => Ok(pins.pin(name, attach()?)),
+    }
+}
+
+fn is_tracepoint(link: BorrowedFd<'_>) -> bool {
+    bpf::link_info(link, 0).is_ok_and(|it| it == LinkInfo::Tracepoint)
+}
+
+/// Where the kernel does not tell the places, the name of the pin vouches for them.
+fn is_at(link: BorrowedFd<'_>, places: &Places, moment: Moment) -> bool {
+    match bpf::link_info(link, places.offsets.len()) {
+        Ok(LinkInfo::Multi(Some(told), at)) => told == *places && at == moment,
+        Ok(LinkInfo::Multi(None, _)) => true,
+        Ok(LinkInfo::Tracepoint | LinkInfo::Other) | Err(_) => false,
+    }
 }
 
 /// A kernel that cannot do it refuses to load: then every place gets a link of its own.
@@ -236,29 +386,48 @@ fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, 
     Ok(program.try_into()?)
 }
 
+/// What is hooked.
+struct Target<'a> {
+    path: &'a str,
+    file: FileId,
+    group: Group,
+}
+
 fn attach_multi(
     programs: &Programs,
-    path: &str,
+    pins: &mut Result<Pins, String>,
+    target: &Target<'_>,
     points: &[Point],
-) -> Result<Vec<OwnedFd>, KernelError> {
-    let path = CString::new(path).expect("a number and a fixed text hold no zero byte");
+) -> Result<Vec<Link>, KernelError> {
+    let path = CString::new(target.path).expect("a number and a fixed text hold no zero byte");
     let mut links = Vec::new();
     for kind in Kind::ALL {
-        let mut places = Places::default();
-        for point in points.iter().filter(|it| it.hook.kind == kind) {
-            places.offsets.push(point.offset);
-            places.cookies.push(point.hook.cookie.0);
-        }
+        let places = places(points, kind);
         if places.offsets.is_empty() {
             continue;
         }
         // Returns first: a call that is seen to start is then seen to end.
-        if let Some(name) = kind.return_program() {
-            links.push(programs.attach(name, &path, &places, Moment::Return)?);
+        let returns = kind.return_program().map(|it| (it, Moment::Return));
+        for (name, moment) in returns.into_iter().chain([(kind.entry_program(), Moment::Entry)]) {
+            let pin = pins::library_link(target.file, target.group, name, &places);
+            if let Ok(pins) = pins {
+                pins.remove_stale(&pins::library_prefix(target.file, target.group, name), &pin);
+            }
+            let is_right = |it: BorrowedFd<'_>| is_at(it, &places, moment);
+            let attach = || programs.attach(name, &path, &places, moment);
+            links.push(hook(pins, &pin, is_right, attach)?);
         }
-        links.push(programs.attach(kind.entry_program(), &path, &places, Moment::Entry)?);
     }
     Ok(links)
+}
+
+fn places(points: &[Point], kind: Kind) -> Places {
+    let mut places = Places::default();
+    for point in points.iter().filter(|it| it.hook.kind == kind) {
+        places.offsets.push(point.offset);
+        places.cookies.push(point.hook.cookie.0);
+    }
+    places
 }
 
 fn attach_singles(

@@ -10,6 +10,7 @@ pub(crate) mod hooks;
 pub mod library;
 mod lives;
 mod log;
+pub mod pins;
 mod probe;
 mod reason;
 
@@ -29,13 +30,18 @@ use driver::{Kernel, KernelError};
 use library::Libraries;
 use library::coverage::LibraryCoverage;
 use lives::{Lives, Tracked};
+use pins::driver::Pins;
 
 /// How often the configured paths are looked at for new or replaced libraries.
 const REFRESH_NS: u64 = 5_000_000_000;
 /// How many processes are asked for their mappings in one reading: a large one takes milliseconds.
 const MAPPINGS_PER_READING: usize = 8;
 
-/// Traces CUDA calls. Hooks are gone when it is dropped, also by the death of the agent.
+/// How long hooks of a predecessor that nobody has asked for stay: a library may be found late.
+const ORPHANS_NS: u64 = 15_000_000_000;
+
+/// Traces CUDA calls. Hooks are gone when it is dropped. When the agent dies, those that are pinned
+/// stay for the next one.
 #[derive(Debug)]
 pub struct Tracer {
     state: State,
@@ -58,6 +64,8 @@ struct Running {
     tracked: BTreeMap<u32, Tracked>,
     max_tracked: usize,
     refreshed: BootNs,
+    /// When hooks that a predecessor left and nobody needs go; `None` = they are gone.
+    orphans_until: Option<BootNs>,
     /// Made on the first wait, because it needs a runtime.
     ring: Option<AsyncFd<OwnedFd>>,
 }
@@ -115,6 +123,13 @@ impl Tracer {
         }
     }
 
+    /// Ends without detaching: hooks and counts that are pinned stay, for a successor.
+    pub fn leave(self) {
+        if let State::On(running) = &self.state {
+            running.kernel.leave();
+        }
+    }
+
     /// Detaches every hook.
     pub fn stop(self) {
         let begun = clock::boot();
@@ -130,6 +145,12 @@ impl Tracer {
     }
 }
 
+/// Where hooks and counts outlive this agent, or why they do not.
+fn pins(root: Option<&Path>) -> Result<Pins, String> {
+    let root = root.ok_or("cuda.pin_root is empty")?;
+    Pins::open(root).map_err(|it| it.to_string())
+}
+
 /// Nothing is known: not even that nobody launched.
 fn untraced(reason: String) -> CudaReadings {
     let tracing = Tracing { reason, ..Tracing::default() };
@@ -141,13 +162,19 @@ impl Running {
         if !config.enabled {
             return Err("cuda.enabled is false".to_owned());
         }
-        let kernel = Kernel::load(config.max_processes, proc).map_err(|it| reason::of(&it))?;
+        let pins = pins(config.pin_root.as_deref());
+        let kernel =
+            Kernel::load(config.max_processes, proc, pins).map_err(|it| reason::of(&it))?;
+        if let Some(why) = kernel.unpinned() {
+            tracing::warn!("CUDA calls during a restart of the agent are not counted: {why}");
+        }
         Ok(Self {
             kernel,
             lives: Lives::new(Proc::ticks_per_second(), config.max_processes),
             tracked: BTreeMap::new(),
             max_tracked: usize::try_from(config.max_processes).unwrap_or(usize::MAX),
             refreshed: BootNs::default(),
+            orphans_until: Some(clock::boot() + ORPHANS_NS),
             ring: None,
         })
     }
@@ -157,6 +184,10 @@ impl Running {
         if libraries.refresh(&mut self.kernel, at) {
             self.lives.forget_mappings();
         }
+        if self.orphans_until.is_some_and(|it| it <= at) {
+            self.orphans_until = None;
+            self.kernel.remove_orphans();
+        }
     }
 
     fn read(
@@ -165,6 +196,7 @@ impl Running {
         libraries: &Libraries,
         proc: &Proc,
     ) -> Result<CudaReadings, KernelError> {
+        self.kernel.check_owner()?;
         // Rows before records: a process that exits in between is found in both, never in neither.
         let rows = self.kernel.rows()?;
         self.drain();
@@ -198,6 +230,7 @@ impl Running {
             lost: decode::lost(lost, self.lives.lost()),
             sampling: None,
             memory_held_back: Vec::new(),
+            unpinned: self.kernel.unpinned().map(str::to_owned),
         }
     }
 

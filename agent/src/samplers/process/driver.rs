@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use agent_ebpf::Offsets;
 use aya::Ebpf;
-use aya::programs::{ProgramError, RawTracePoint};
+use aya::programs::{ProgramError, ProgramFd, RawTracePoint};
 
 use super::decode::{self, FileId};
 use super::probe::{self, BtfError};
@@ -37,8 +37,10 @@ pub(crate) enum ProcessError {
     Namespace,
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
+    #[error("cannot load the eBPF program for the tracepoint {name}: {source}")]
+    Load { name: &'static str, source: ProgramError },
     #[error("cannot attach to the tracepoint {name}: {source}")]
-    Attach { name: &'static str, source: ProgramError },
+    Attach { name: &'static str, source: std::io::Error },
 }
 
 /// Where the running kernel keeps what the programs read.
@@ -47,18 +49,25 @@ pub(crate) fn offsets() -> Result<Offsets, ProcessError> {
     probe::offsets(&bytes).map_err(ProcessError::Btf)
 }
 
-/// Attaches to exec, fork and exit. The links live as long as `ebpf`.
-pub(crate) fn attach(ebpf: &mut Ebpf) -> Result<(), ProcessError> {
-    for (program, name) in TRACEPOINTS {
+/// A loaded program, and the tracepoint that it is for.
+#[derive(Debug)]
+pub(crate) struct Tracepoint {
+    pub(crate) name: &'static str,
+    pub(crate) program: ProgramFd,
+}
+
+/// The programs for exec, fork and exit, loaded, in the order of attaching.
+pub(crate) fn tracepoints(ebpf: &mut Ebpf) -> Result<Vec<Tracepoint>, ProcessError> {
+    let load = |(program, name)| {
         let found = ebpf.program_mut(program).ok_or(ProcessError::NoProgram(program))?;
-        let tracepoint: &mut RawTracePoint =
-            found.try_into().map_err(|source| ProcessError::Attach { name, source })?;
-        tracepoint
-            .load()
-            .and_then(|()| tracepoint.attach(name))
-            .map_err(|source| ProcessError::Attach { name, source })?;
-    }
-    Ok(())
+        let loaded = <&mut RawTracePoint>::try_from(found).and_then(|it| {
+            it.load()?;
+            Ok(it.fd()?.try_clone()?)
+        });
+        let program = loaded.map_err(|source| ProcessError::Load { name, source })?;
+        Ok(Tracepoint { name, program })
+    };
+    TRACEPOINTS.into_iter().map(load).collect()
 }
 
 /// What `/proc` shows of processes. Every answer may be missing: the process may be gone, or this

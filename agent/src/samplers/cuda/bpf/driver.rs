@@ -3,11 +3,13 @@
 
 #![expect(unsafe_code, reason = "the kernel is spoken to through pointers here")]
 
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
-use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_prog_type};
+use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_link_type, bpf_prog_type};
 
 /// A program for uprobes that can be attached to many places by one link.
 pub(crate) fn load_multi(
@@ -32,7 +34,7 @@ pub(crate) fn load_multi(
 }
 
 /// Where a link attaches: offsets in one file, and what the program is told at each.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Places {
     pub(crate) offsets: Vec<u64>,
     pub(crate) cookies: Vec<u64>,
@@ -67,6 +69,87 @@ pub(crate) fn link_multi(
     // SAFETY: the attribute points to the path and to `count` offsets and cookies, which outlive
     // the call.
     unsafe { create(bpf_cmd::BPF_LINK_CREATE, &mut attribute) }
+}
+
+/// Attaches to a raw tracepoint. The link ends as that of `link_multi` does.
+pub(crate) fn link_tracepoint(program: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
+    let mut attribute = RawTracepointOpen {
+        name: name.as_ptr() as u64,
+        prog_fd: program.as_raw_fd(),
+        ..RawTracepointOpen::default()
+    };
+    // SAFETY: the attribute points to the name, which outlives the call.
+    unsafe { create(bpf_cmd::BPF_RAW_TRACEPOINT_OPEN, &mut attribute) }
+}
+
+/// Makes a link outlive the descriptors that name it, until the file at `path` is removed.
+pub(crate) fn pin(link: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attribute =
+        Object { pathname: path.as_ptr() as u64, bpf_fd: link.as_raw_fd(), ..Object::default() };
+    // SAFETY: the attribute points to the path, which outlives the call.
+    unsafe { call(bpf_cmd::BPF_OBJ_PIN, &mut attribute) }.map(drop)
+}
+
+/// What is pinned at `path`.
+pub(crate) fn pinned(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes()).map_err(io::Error::other)?;
+    let mut attribute = Object { pathname: path.as_ptr() as u64, ..Object::default() };
+    // SAFETY: the attribute points to the path, which outlives the call.
+    unsafe { create(bpf_cmd::BPF_OBJ_GET, &mut attribute) }
+}
+
+/// What the kernel tells about a link.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum LinkInfo {
+    Tracepoint,
+    /// `None` on kernels before 6.8, which do not tell the places.
+    Multi(Option<Places>, Moment),
+    Other,
+}
+
+/// `expected`: how many places the link should have.
+pub(crate) fn link_info(link: BorrowedFd<'_>, expected: usize) -> io::Result<LinkInfo> {
+    let mut places = Places { offsets: vec![0; expected], cookies: vec![0; expected] };
+    let mut answer = LinkAnswer {
+        offsets: places.offsets.as_mut_ptr() as u64,
+        cookies: places.cookies.as_mut_ptr() as u64,
+        count: count(expected)?,
+        ..LinkAnswer::default()
+    };
+    let kind = ask(link, &mut answer)?;
+    if kind == bpf_link_type::BPF_LINK_TYPE_RAW_TRACEPOINT as u32 {
+        return Ok(LinkInfo::Tracepoint);
+    }
+    if kind != bpf_link_type::BPF_LINK_TYPE_UPROBE_MULTI as u32 {
+        return Ok(LinkInfo::Other);
+    }
+    let moment = if answer.flags & 1 == 1 { Moment::Return } else { Moment::Entry };
+    places.offsets.truncate(answer.count as usize);
+    places.cookies.truncate(answer.count as usize);
+    // Nothing is hooked at the beginning of a file.
+    let told = places.offsets.first().is_some_and(|it| *it != 0);
+    Ok(LinkInfo::Multi(told.then_some(places), moment))
+}
+
+/// Asks again without room where the link is not of the kind that fills it.
+fn ask(link: BorrowedFd<'_>, answer: &mut LinkAnswer) -> io::Result<u32> {
+    let mut head = LinkAnswer::default();
+    inquire(link, &mut head, LINK_HEAD)?;
+    if head.kind == bpf_link_type::BPF_LINK_TYPE_UPROBE_MULTI as u32 {
+        inquire(link, answer, size_of::<LinkAnswer>())?;
+    }
+    Ok(head.kind)
+}
+
+fn inquire(link: BorrowedFd<'_>, answer: &mut LinkAnswer, length: usize) -> io::Result<()> {
+    let mut attribute = ObjectInfo {
+        bpf_fd: link.as_raw_fd(),
+        info_len: count(length)?,
+        info: &raw mut *answer as u64,
+    };
+    // SAFETY: the answer has room for `length` bytes, and what it points to for `count` numbers.
+    unsafe { call(bpf_cmd::BPF_OBJ_GET_INFO_BY_FD, &mut attribute) }.map(drop)
 }
 
 /// Where a batched reading goes on. The kernel fills it; it has the size of a hash map's cursor.
@@ -217,4 +300,48 @@ struct LookupBatch {
     map_fd: RawFd,
     elem_flags: u64,
     flags: u64,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct RawTracepointOpen {
+    name: u64,
+    prog_fd: RawFd,
+    padding: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct Object {
+    pathname: u64,
+    bpf_fd: RawFd,
+    file_flags: u32,
+}
+
+#[repr(C)]
+struct ObjectInfo {
+    bpf_fd: RawFd,
+    info_len: u32,
+    info: u64,
+}
+
+/// Type, id and program, which every link has.
+const LINK_HEAD: usize = 12;
+
+/// As of a link to many places.
+#[repr(C)]
+#[derive(Default)]
+struct LinkAnswer {
+    kind: u32,
+    id: u32,
+    prog_id: u32,
+    padding: u32,
+    path: u64,
+    offsets: u64,
+    ref_ctr_offsets: u64,
+    cookies: u64,
+    path_size: u32,
+    count: u32,
+    flags: u32,
+    pid: u32,
 }

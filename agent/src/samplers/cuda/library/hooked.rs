@@ -46,6 +46,16 @@ impl Hooked {
         self.links.remove(&group);
     }
 
+    /// Links to the kernel that hold the hooks.
+    pub(super) fn links(&self) -> usize {
+        self.links.values().map(Links::len).sum()
+    }
+
+    /// Those of them that a predecessor made: nothing was attached for them.
+    pub(super) fn adopted(&self) -> usize {
+        self.links.values().map(Links::adopted).sum()
+    }
+
     pub(super) fn file(&self) -> FileId {
         self.library.id
     }

@@ -111,6 +111,8 @@ impl Libraries {
             library = %path.display(),
             hooks = coverage.attached(),
             slow = coverage.slow(),
+            links = hooked.links(),
+            adopted = hooked.adopted(),
             "tracing CUDA calls"
         );
         self.hooked.push(hooked);

@@ -1,0 +1,166 @@
+//! Hooks and counts outlive the agent where they are pinned, and go where nobody needs them.
+
+use std::path::Path;
+use std::time::Duration;
+
+use agent::clock;
+use agent::samplers::cuda::Tracer;
+use agent::samplers::cuda::library::coverage::HookState;
+use agent::samplers::cuda::pins::Removed;
+use agent::samplers::cuda::pins::driver::{PinError, remove_all};
+use tests::bpffs::BpfFs;
+use tests::wait::{check, eventually};
+
+use crate::coverage::{BREAKPOINT, byte_in_memory};
+use crate::rig::{Build, Node, exited, only, without_wait};
+
+const SOON: Duration = Duration::from_secs(5);
+
+/// Later than a tracer keeps what a predecessor left and nobody asked for.
+const LATER_NS: u64 = 20_000_000_000;
+
+/// Whether a process has the breakpoint of a hook in its code.
+fn is_hooked(node: &Node, tgid: u32, offset: u64) -> bool {
+    byte_in_memory(tgid, &node.library(), offset) == BREAKPOINT
+}
+
+/// Where the first function is hooked.
+fn an_offset(tracer: &Tracer) -> u64 {
+    let hooks = tracer.coverage().remove(0).hooks;
+    let offset = hooks.iter().find_map(|it| match it.state {
+        HookState::Attached { offset, .. } => Some(offset),
+        _ => None,
+    });
+    offset.expect("something is hooked")
+}
+
+#[test]
+fn a_successor_goes_on_with_the_same_hooks_and_counts() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    let mut workload = node.start("--launches-per-second 500 --hold");
+    let before = only(&tracer.read(clock::boot()), workload.tgid()).0;
+    let pinned = pins.pins();
+    tracer.leave();
+    let unwatched = workload.truth();
+    let ended = node.run("--rounds 4");
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    assert_eq!(pins.pins(), pinned, "nothing was attached anew");
+    let readings = tracer.read(clock::boot());
+    let (process, counted) = only(&readings, workload.tgid());
+    assert_eq!(process, before);
+    assert!(counted.counts.launches() >= unwatched.called("cuLaunchKernel"));
+    assert!(counted.fully_hooked, "silence is evidence again");
+    let (_, counted) = only(&readings, ended.tgid);
+    assert!(counted.exited);
+    assert_eq!(without_wait(counted.counts), ended.counts());
+    workload.signal(nix::sys::signal::Signal::SIGTERM);
+    let truth = workload.finish();
+    assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn a_stop_leaves_no_pin_and_no_breakpoint() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let workload = node.start("--rounds 1 --hold");
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    let offset = an_offset(&tracer);
+    assert!(is_hooked(&node, workload.tgid(), offset));
+    tracer.stop();
+    assert_eq!(pins.pins(), [].into());
+    assert!(!pins.pin_root().exists());
+    eventually(SOON, "the code is as it was", || {
+        check(!is_hooked(&node, workload.tgid(), offset), || "a breakpoint is left".to_owned())
+    });
+}
+
+#[test]
+fn what_a_dead_agent_left_can_be_removed_but_not_what_a_running_one_owns() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let workload = node.start("--rounds 1 --hold");
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    let offset = an_offset(&tracer);
+    let refused = remove_all(&pins.pin_root()).expect_err("it is in use");
+    assert!(matches!(refused, PinError::Owned(_)), "{refused}");
+    tracer.leave();
+    assert!(is_hooked(&node, workload.tgid(), offset));
+    let removed = remove_all(&pins.pin_root()).expect("nobody owns it");
+    assert!(removed.links > 8 && removed.maps > 8, "{removed:?}");
+    assert_eq!(pins.pins(), [].into());
+    eventually(SOON, "the code is as it was", || {
+        check(!is_hooked(&node, workload.tgid(), offset), || "a breakpoint is left".to_owned())
+    });
+    let again = remove_all(&pins.pin_root()).expect("there is nothing to do");
+    assert_eq!(again, Removed::default());
+}
+
+#[test]
+fn hooks_in_a_library_that_is_no_longer_traced_go() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    tracer.leave();
+    let mut other = Node::without_driver().pinning_tracer(&pins.pin_root());
+    assert!(!pins.library_links().is_empty(), "the library may be found yet");
+    other.read(clock::boot() + LATER_NS);
+    assert_eq!(pins.library_links(), [].into());
+}
+
+#[test]
+fn what_an_agent_of_another_abi_left_is_replaced() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    node.pinning_tracer(&pins.pin_root()).leave();
+    let current = pins.pin_root().join(format!("v{}", agent_ebpf::ABI));
+    std::fs::rename(&current, pins.pin_root().join("v4000000000")).expect("it can be renamed");
+    let old = pins.pins();
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    assert!(pins.pins().values().all(|it| !old.values().any(|old| old == it)), "{old:?}");
+    assert!(pins.pins().keys().all(|it| it.starts_with(current.to_str().unwrap())));
+    let truth = node.run("--rounds 4");
+    assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn a_link_that_is_not_what_its_name_says_is_replaced() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    node.pinning_tracer(&pins.pin_root()).leave();
+    let links = pins.library_links();
+    let find =
+        |part: &str| links.keys().find(|it| it.contains(part)).expect("it is pinned").clone();
+    let (launches, copies) = (find("-Launches-cuda_launch-"), find("-Copies-cuda_copy-"));
+    std::fs::rename(&launches, &copies).expect("it can be renamed");
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    let truth = node.run("--rounds 4");
+    assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn an_incomplete_set_of_maps_is_replaced_with_all_hooks() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    node.pinning_tracer(&pins.pin_root()).leave();
+    let old = pins.pins();
+    let counters = old.keys().find(|it| it.ends_with("/maps/COUNTERS")).expect("it is pinned");
+    std::fs::remove_file(counters).expect("root may");
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    assert!(pins.pins().values().all(|it| !old.values().any(|old| old == it)));
+    let truth = node.run("--rounds 4");
+    assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+/// Calls are counted all the same, and the reason says what is missing.
+fn check_unpinned(node: &Node, pin_root: &Path, reason: &str) {
+    let mut tracer = node.pinning_tracer(pin_root);
+    let tracing = tracer.read(clock::boot()).tracing;
+    let said = tracing.unpinned.expect("nothing is pinned");
+    assert!(tracing.on && said.contains(reason), "{said}");
+    let truth = node.run("--rounds 4");
+    assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn without_a_place_for_pins_calls_are_counted_all_the_same() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let plain = tempfile::tempdir().unwrap();
+    check_unpinned(&node, &plain.path().join("gleaner"), "is not in a bpf file system");
+    let _owner = Node::without_driver().pinning_tracer(&pins.pin_root());
+    check_unpinned(&node, &pins.pin_root(), "a running agent owns what is pinned");
+}
