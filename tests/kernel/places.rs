@@ -11,7 +11,7 @@ use crate::rig::{Build, Node, exited, without_wait};
 
 fn tracer(node: &Node, attach_at: AttachAt) -> Tracer {
     let libraries = vec![node.library()];
-    let config = config::Cuda { libraries, attach_at, ..config::Cuda::default() };
+    let config = config::Cuda { libraries, attach_at, pin_root: None, ..config::Cuda::default() };
     let mut tracer = Tracer::start(&config, Path::new("/proc"));
     let tracing = tracer.read(clock::boot()).tracing;
     assert!(tracing.on, "this test needs to trace: {}", tracing.reason);

@@ -3,7 +3,7 @@
 //! `Tracer` owns the eBPF object, the hooked libraries and what is known about processes. It never
 //! fails: what cannot be traced is said in `CudaReadings::tracing`, and the agent goes on without.
 
-mod bpf;
+pub mod bpf;
 mod decode;
 mod driver;
 pub(crate) mod hooks;

@@ -12,11 +12,7 @@ use std::path::Path;
 use aya_obj::generated::{bpf_attach_type, bpf_cmd, bpf_insn, bpf_link_type, bpf_prog_type};
 
 /// A program for uprobes that can be attached to many places by one link.
-pub(crate) fn load_multi(
-    name: &str,
-    instructions: &[bpf_insn],
-    license: &CStr,
-) -> io::Result<OwnedFd> {
+pub fn load_multi(name: &str, instructions: &[bpf_insn], license: &CStr) -> io::Result<OwnedFd> {
     let mut attribute = ProgLoad {
         prog_type: bpf_prog_type::BPF_PROG_TYPE_KPROBE as u32,
         insn_cnt: count(instructions.len())?,
@@ -35,21 +31,21 @@ pub(crate) fn load_multi(
 
 /// Where a link attaches: offsets in one file, and what the program is told at each.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Places {
-    pub(crate) offsets: Vec<u64>,
-    pub(crate) cookies: Vec<u64>,
+pub struct Places {
+    pub offsets: Vec<u64>,
+    pub cookies: Vec<u64>,
 }
 
 /// Entry of a function, or its return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Moment {
+pub enum Moment {
     Entry,
     Return,
 }
 
 /// Attaches to all places of a file, for all processes that map it now or later. The link ends
 /// when the descriptor is closed, also by death.
-pub(crate) fn link_multi(
+pub fn link_multi(
     program: BorrowedFd<'_>,
     path: &CStr,
     places: &Places,

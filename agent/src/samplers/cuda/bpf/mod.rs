@@ -3,5 +3,5 @@
 //!
 //! aya 0.15 has the first; then `multi.rs` and two thirds of `driver.rs` go.
 
-pub(crate) mod driver;
+pub mod driver;
 pub(crate) mod multi;
