@@ -38,13 +38,7 @@ pub fn of_nvml(readings: &NvmlReadings) -> Part {
 
 #[must_use]
 pub fn of_tracing(tracing: &Tracing, enabled: bool) -> Part {
-    let hooks = format!(
-        "{} of {} hooks attached, {} at single-stepped instructions, {} losses",
-        tracing.hooks_attached,
-        tracing.hooks_wanted,
-        tracing.hooks_slow,
-        tracing.losses()
-    );
+    let hooks = hooks(tracing);
     let (state, message) = match (enabled, tracing.on) {
         (false, _) => (State::Disabled, "switched off: cuda.enabled = false".to_owned()),
         (true, true) if tracing.reason.is_empty() => {
@@ -61,6 +55,45 @@ fn unpinned(why: Option<&str>) -> String {
     why.map_or_else(String::new, |why| {
         format!("; calls made while no agent runs are not counted: {why}")
     })
+}
+
+/// What is hooked, and how far the counts can be trusted.
+fn hooks(tracing: &Tracing) -> String {
+    let mut text = format!(
+        "{} of {} hooks attached, {} at single-stepped instructions",
+        tracing.hooks_attached, tracing.hooks_wanted, tracing.hooks_slow
+    );
+    if let Some(sampling) = &tracing.sampling {
+        text += &format!(
+            "; sampled, counts are scaled by up to {:.2}: {}",
+            sampling.factor, sampling.reason
+        );
+    }
+    for file in &tracing.memory_held_back {
+        text += &format!("; {file}");
+    }
+    let lost = tracing.lost.iter().filter(|(_, count)| **count > 0);
+    for (cause, count) in lost {
+        text += &format!("; lost: {count} {}", loss(cause));
+    }
+    text
+}
+
+/// What a loss means, and what to do about it.
+fn loss(cause: &str) -> &str {
+    match cause {
+        "calls" => {
+            "calls without an owner, the table of processes was full: raise cuda.max_processes"
+        }
+        "records" => "records, the ring was full: the next reading found what they said",
+        "results" => "results of calls, counted as successful",
+        "allocations" => "allocations, live bytes are too small",
+        "devices" => "calls whose device was not remembered",
+        "processes" => "processes whose last counts have no owner: their ids were used again",
+        "ends" => "processes whose last counts have no owner: too many ended at once",
+        "accounts" => "calls that an agent which died had read and not kept",
+        other => other,
+    }
 }
 
 #[must_use]
@@ -89,4 +122,34 @@ pub fn of_link(link: &LinkState, address: Option<&str>) -> Part {
         Some(_) => (State::Failed, link.message.clone()),
     };
     Part { name: "collector", state, message }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{State, of_tracing};
+    use crate::model::readings::{Sampling, Tracing};
+
+    fn check(change: impl FnOnce(&mut Tracing), expected: (State, &str)) {
+        let mut tracing =
+            Tracing { on: true, hooks_attached: 40, hooks_wanted: 42, ..Tracing::default() };
+        change(&mut tracing);
+        let part = of_tracing(&tracing, true);
+        assert_eq!((part.state, part.message.as_str()), expected);
+    }
+
+    #[test]
+    fn what_limits_the_counts_is_said() {
+        let hooks = "40 of 42 hooks attached, 0 at single-stepped instructions";
+        check(|_| {}, (State::Active, hooks));
+        let sampled = |it: &mut Tracing| {
+            it.sampling = Some(Sampling { factor: 2.5, reason: "too many launches".to_owned() });
+        };
+        let text = format!("{hooks}; sampled, counts are scaled by up to 2.50: too many launches");
+        check(sampled, (State::Active, &text));
+        let text = format!("{hooks}; lost: 3 allocations, live bytes are too small");
+        let lost = |it: &mut Tracing| it.lost = [("allocations", 3), ("calls", 0)].into();
+        check(lost, (State::Active, &text));
+        let held = |it: &mut Tracing| it.memory_held_back = vec!["no memory".to_owned()];
+        check(held, (State::Active, &format!("{hooks}; no memory")));
+    }
 }

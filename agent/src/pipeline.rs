@@ -101,8 +101,8 @@ impl Pipeline {
     #[must_use]
     pub fn totals(&self, at: BootNs) -> Totals {
         let mut totals = self.totals.clone();
-        for (holder, counts) in self.cuda.open() {
-            totals.add_cuda(holder, counts, at);
+        for activity in self.cuda.open(at) {
+            totals.add_cuda(&activity);
         }
         totals
     }
@@ -141,7 +141,7 @@ impl Pipeline {
     fn close_cuda(&mut self, at: BootNs) -> Vec<Record> {
         let closed = self.cuda.close(at);
         for activity in &closed {
-            self.totals.add_cuda(&activity.holder, &activity.counts, at);
+            self.totals.add_cuda(activity);
         }
         closed.into_iter().map(|it| Record::Cuda(Box::new(it))).collect()
     }
@@ -229,7 +229,9 @@ mod tests {
             .sum();
         assert_eq!(launches, 1_200);
         let totals = pipeline.totals(BootNs(29 * SECOND));
-        assert_eq!(totals.tenants.values().map(|it| it.cuda.launches()).sum::<u64>(), 1_200);
+        assert_eq!(totals.devices[&fixtures::device(0)].counts.launches(), 1_200);
+        let tenants = totals.tenants.values().filter_map(|it| it.cuda);
+        assert_eq!(tenants.map(|it| it.counts.launches()).sum::<u64>(), 1_200);
     }
 
     #[test]

@@ -5,10 +5,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::model::ids::{Holder, InstanceId};
+use crate::model::ids::{DeviceId, Holder, InstanceId};
 use crate::model::readings::CudaCounts;
 use crate::model::units::BootNs;
-use crate::model::usage::{Method, Share, Tile};
+use crate::model::usage::{CudaActivity, Method, Share, Tile};
 
 /// Tenants that are counted apart. At the limit the tenant that has been absent longest makes room,
 /// and where none is absent a new one is counted under `OVERFLOW`: sums stay right.
@@ -40,13 +40,26 @@ pub enum Held {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantTotals {
     pub shares: BTreeMap<Held, u128>,
-    pub cuda: CudaCounts,
+    /// `None` = no call was counted.
+    pub cuda: Option<CudaTotals>,
     last: BootNs,
+}
+
+/// Calls, and how far their counts can be trusted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CudaTotals {
+    pub counts: CudaCounts,
+    /// Memory calls were counted at some time.
+    pub memory_known: bool,
+    /// Time in which not every hook was on.
+    pub sampled_ns: u128,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     pub tenants: BTreeMap<Tenant, TenantTotals>,
+    /// Calls whose device is known.
+    pub devices: BTreeMap<DeviceId, CudaTotals>,
     /// Free, unattributed and unobserved time.
     pub unowned: BTreeMap<(InstanceId, Share), u128>,
 }
@@ -82,9 +95,12 @@ impl Totals {
         }
     }
 
-    pub fn add_cuda(&mut self, holder: &Holder, counts: &CudaCounts, at: BootNs) {
-        let totals = self.tenant(holder, at);
-        totals.cuda = totals.cuda.plus(counts);
+    pub fn add_cuda(&mut self, activity: &CudaActivity) {
+        let totals = self.tenant(&activity.holder, activity.end);
+        totals.cuda.get_or_insert_default().add(activity);
+        if let Some(device) = &activity.device {
+            self.devices.entry(device.clone()).or_default().add(activity);
+        }
     }
 
     fn tenant(&mut self, holder: &Holder, at: BootNs) -> &mut TenantTotals {
@@ -111,12 +127,21 @@ impl Totals {
     }
 }
 
+// === impl CudaTotals ===
+
+impl CudaTotals {
+    fn add(&mut self, activity: &CudaActivity) {
+        self.counts = self.counts.plus(&activity.counts);
+        self.memory_known |= activity.memory_known;
+        self.sampled_ns += u128::from(activity.sampled_ns());
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::{ABSENT_NS, MAX_TENANTS, OVERFLOW, Totals};
     use crate::attribution::fixtures;
     use crate::model::ids::{Holder, HolderKind};
-    use crate::model::units::BootNs;
 
     fn holder(tenant: usize) -> Holder {
         let name = tenant.to_string();
@@ -131,12 +156,13 @@ mod tests {
     }
 
     fn launch(totals: &mut Totals, tenant: usize, at: u64) {
-        let counts = fixtures::launched(1);
-        totals.add_cuda(&holder(tenant), &counts, BootNs(at));
+        let holder = holder(tenant);
+        let activity = fixtures::activity(holder, (0, at), fixtures::launched(1));
+        totals.add_cuda(&activity);
     }
 
     fn sum(totals: &Totals) -> u64 {
-        totals.tenants.values().map(|it| it.cuda.launches()).sum()
+        totals.tenants.values().filter_map(|it| it.cuda).map(|it| it.counts.launches()).sum()
     }
 
     #[test]

@@ -28,6 +28,7 @@ pub struct Ledger {
     /// By reason.
     pub quarantined: IntCounterVec,
     pub gaps: IntCounter,
+    pub unknown_counters: IntCounter,
     pub regressions: IntCounter,
     pub commits: IntCounter,
     pub commit_seconds: Histogram,
@@ -97,6 +98,11 @@ impl Ledger {
                 at,
                 "gleaner_collector_gaps_total",
                 "Runs of sequence numbers that an agent could not send any more.",
+            ),
+            unknown_counters: counter(
+                at,
+                "gleaner_collector_unknown_counters_total",
+                "Counts of newer agents whose counter this collector does not know: in no sum, kept in the raw record.",
             ),
             regressions: counter(
                 at,

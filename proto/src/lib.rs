@@ -3,9 +3,10 @@
 //! `telemetry`, `capacity` and `usage` are generated from the `.proto` files beside `src`, which are
 //! the contract and carry its comments; `tests/fresh.rs` fails when they differ. `exposition` writes
 //! Prometheus text, `series` is what agent and collector both serve in it, `names` how the schema's
-//! words are written. `diagnostics` turns a configuration mistake into a message that names the key.
+//! words are written, `cuda` what the counters of CUDA calls are. `diagnostics` turns a configuration mistake into a message that names the key.
 //! No transport and no I/O here.
 
+pub mod cuda;
 pub mod diagnostics;
 pub mod exposition;
 pub mod names;

@@ -1,7 +1,7 @@
 //! How the words of the schema are written in labels, messages, the page and the client.
 
 use crate::exposition::Labels;
-use crate::telemetry::v1::{Class, Holder, Instance, copy_counts::Direction};
+use crate::telemetry::v1::{Class, Holder, Instance};
 
 /// Labels of a tenant's series: `tenant`, and the others where they are known.
 #[must_use]
@@ -52,17 +52,5 @@ pub fn class_name(class: Class) -> &'static str {
         Class::HostBound => "host_bound",
         Class::Active => "active",
         Class::Down => "down",
-    }
-}
-
-/// A copy direction as labels write it.
-#[must_use]
-pub fn direction_name(direction: Direction) -> &'static str {
-    match direction {
-        Direction::HostToDevice => "host_to_device",
-        Direction::DeviceToHost => "device_to_host",
-        Direction::DeviceToDevice => "device_to_device",
-        Direction::Peer => "peer",
-        Direction::Unspecified | Direction::Unknown => "unknown",
     }
 }

@@ -18,15 +18,19 @@ const GPU_SECONDS: &str = "gleaner_gpu_seconds_total";
 
 /// The counts of one tenant against what its workload says.
 fn counts_equal(scrape: &Scrape, tenant: &str, truth: &Truth) -> Result<(), String> {
-    let plain = [
-        ("launches_total", truth.launches()),
-        ("graph_launches_total", truth.of("cuGraphLaunch").calls),
-        ("synchronizations_total", truth.synchronizations()),
+    let kinds = [
+        ("kernel", truth.kernels()),
+        ("cooperative", truth.of("cuLaunchCooperativeKernel").calls),
+        ("graph", truth.of("cuGraphLaunch").calls),
     ];
-    for (name, expected) in plain {
-        let name = format!("gleaner_tenant_cuda_{name}");
-        scrape.counts(&name, &[("tenant", tenant)], expected)?;
+    for (kind, expected) in kinds {
+        scrape.counts(LAUNCHES, &[("tenant", tenant), ("kind", kind)], expected)?;
     }
+    let waits = "gleaner_tenant_cuda_synchronizations_total";
+    scrape.counts(waits, &[("tenant", tenant)], truth.synchronizations())?;
+    let sampled = "gleaner_tenant_cuda_sampled_seconds_total";
+    let sampled = scrape.nanoseconds(sampled, &[("tenant", tenant)]);
+    check(sampled == Some(0), || format!("not exact for {sampled:?} ns"))?;
     let directions = [
         ("host_to_device", ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2"]),
         ("device_to_host", ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2"]),

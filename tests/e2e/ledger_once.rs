@@ -69,7 +69,7 @@ fn a_collector_that_was_away_gets_what_it_missed() {
     node.until_part(SOON, "collector", "failed");
     collector.start_again();
     collector.until(SOON, "what happened meanwhile has arrived", |it| {
-        it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
+        it.counts(LAUNCHES, &[("tenant", "t"), ("kind", "kernel")], truth.kernels())
     });
 }
 

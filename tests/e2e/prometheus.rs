@@ -15,7 +15,8 @@ fn promtool_finds_nothing_on_agent_and_collector() {
     let node = Setup::gpus(2).reporting_to(&collector).start();
     let truth = node.tenant("t", &["--rounds=5"]).finish();
     collector.until(SOON, "there is something of everything", |it| {
-        it.counts("gleaner_tenant_cuda_launches_total", &[("tenant", "t")], truth.launches())
+        let labels = [("tenant", "t"), ("kind", "kernel")];
+        it.counts("gleaner_tenant_cuda_launches_total", &labels, truth.kernels())
     });
     assert_eq!(promtool_findings(node.metrics().text()), "");
     assert_eq!(promtool_findings(collector.metrics().text()), "");

@@ -72,10 +72,10 @@ fn a_taken_port_is_named_with_its_key() {
     }
 }
 
-/// The agent's launches of one tenant, by name.
-fn until_counted(node: &Node, tenant: &str, launches: u64) {
+/// The agent's kernel launches of one tenant, by name.
+fn until_counted(node: &Node, tenant: &str, kernels: u64) {
     node.until(SOON, "the launches are counted", |it| {
-        it.counts(LAUNCHES, &[("tenant", tenant)], launches)
+        it.counts(LAUNCHES, &[("tenant", tenant), ("kind", "kernel")], kernels)
     });
 }
 
@@ -102,11 +102,11 @@ fn without_a_collector_the_agent_works_alone_and_delivers_later() {
     let mut collector = Collector::make();
     let node = Setup::gpus(1).reporting_to(&collector).start();
     let truth = node.tenant("t", &["--rounds=10"]).finish();
-    until_counted(&node, "t", truth.launches());
+    until_counted(&node, "t", truth.kernels());
     says(&node.until_part(SOON, "collector", "failed"), &["spool"]);
     collector.start_again();
     collector.until(Duration::from_secs(40), "what waited arrives", |it| {
-        it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
+        it.counts(LAUNCHES, &[("tenant", "t"), ("kind", "kernel")], truth.kernels())
     });
     node.until_part(SOON, "collector", "active");
 }
@@ -135,7 +135,7 @@ fn garbage_on_the_grpc_port_harms_nobody() {
     }
     let truth = node.tenant("t", &["--rounds=5"]).finish();
     collector.until(SOON, "the agent's records arrive", |it| {
-        it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
+        it.counts(LAUNCHES, &[("tenant", "t"), ("kind", "kernel")], truth.kernels())
     });
     assert!(collector.daemon().ended().is_none());
 }
@@ -163,12 +163,12 @@ fn a_full_disk_stops_the_spool_and_nothing_else() {
     fill(&filler);
     let truth = node.tenant("t", &["--rounds=10"]).finish();
     node.until_part(Duration::from_secs(30), "spool", "failed");
-    until_counted(&node, "t", truth.launches());
+    until_counted(&node, "t", truth.kernels());
     std::fs::remove_file(&filler).unwrap();
     node.until_part(Duration::from_secs(60), "spool", "active");
     collector.start_again();
     collector.until(Duration::from_secs(40), "what was counted meanwhile arrives", |it| {
-        it.counts(LAUNCHES, &[("tenant", "t")], truth.launches())
+        it.counts(LAUNCHES, &[("tenant", "t"), ("kind", "kernel")], truth.kernels())
     });
 }
 

@@ -145,10 +145,12 @@ impl Truth {
 
     /// Calls that queue kernels one by one.
     pub fn launches(&self) -> u64 {
-        ["cuLaunchKernel", "cuLaunchKernelEx", "cuLaunchCooperativeKernel"]
-            .iter()
-            .map(|it| self.of(it).calls)
-            .sum()
+        self.kernels() + self.of("cuLaunchCooperativeKernel").calls
+    }
+
+    /// Of them, those whose blocks need not run together.
+    pub fn kernels(&self) -> u64 {
+        ["cuLaunchKernel", "cuLaunchKernelEx"].iter().map(|it| self.of(it).calls).sum()
     }
 
     /// Calls that wait for the device.

@@ -3,9 +3,10 @@
 //! Every nanosecond of an instance ends in exactly one share (`Tile::conserves`). Rules, in short:
 //! the device's own busy percentage says how much of a span is active; `shares.rs` says whose; what
 //! nobody could watch is `Unobserved` and never free. `tiles.rs` joins slices into tiles, `cuda.rs`
-//! turns call counts into activities. No I/O, no clock.
+//! turns call counts into activities, with the device that `devices.rs` finds. No I/O, no clock.
 
 pub mod cuda;
+mod devices;
 pub mod shares;
 pub mod tiles;
 

@@ -8,6 +8,7 @@ use crate::model::readings::{
     InstanceReading, NvmlReadings, NvmlState, ProcessReading, Readings, Tracing,
 };
 use crate::model::units::{BootNs, Percent};
+use crate::model::usage::CudaActivity;
 
 pub(crate) fn device(index: u32) -> DeviceId {
     DeviceId(format!("GPU-{index}").into())
@@ -101,6 +102,19 @@ pub(crate) fn launched(launches: u64) -> CudaCounts {
     let mut counts = CudaCounts::default();
     counts[Counter::KernelLaunches] = launches;
     counts
+}
+
+/// Counted exactly, on a device that is not known.
+pub(crate) fn activity(holder: Holder, span: (u64, u64), counts: CudaCounts) -> CudaActivity {
+    CudaActivity {
+        holder,
+        start: BootNs(span.0),
+        end: BootNs(span.1),
+        device: None,
+        counts,
+        watched_ns: span.1 - span.0,
+        memory_known: true,
+    }
 }
 
 /// Traces a process in full, with `launches` so far.

@@ -3,10 +3,12 @@
 //! Joins the driver's process lists with the holders and the CUDA counts. No I/O, no clock, and no
 //! judgement: what a view means for time is in `accounting.rs`, for the class in `classify.rs`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::model::ids::{Holder, InstanceId, ProcessId};
-use crate::model::readings::{CudaCounts, CudaProcess, InstanceReading, ProcessReading, Readings};
+use crate::model::readings::{
+    CudaCounts, CudaMemory, CudaProcess, InstanceReading, ProcessReading, Readings,
+};
 use crate::model::usage::{HolderView, InstanceView, LastLaunch};
 
 /// One view per instance that `next` names. `previous` is the tick before, for what happened since.
@@ -37,12 +39,15 @@ pub fn launches_between(
     if before.is_some_and(|it| !it.fully_hooked) {
         return None;
     }
-    let before = before.map(|it| it.counts).unwrap_or_default();
-    Some(launches(&now.counts.since(&before)))
-}
-
-fn launches(counts: &CudaCounts) -> u64 {
-    counts.launches()
+    // Every program that it was in between, each with totals of its own.
+    let mut before = before.map(|it| it.counts).unwrap_or_default();
+    let mut launched = 0_u64;
+    let replaced = next.cuda.replaced.iter().filter(|(id, _)| *id == process).map(|(_, it)| it);
+    for program in replaced.chain([now]) {
+        launched = launched.saturating_add(program.counts.since(&before).launches());
+        before = CudaCounts::default();
+    }
+    Some(launched)
 }
 
 fn traced(readings: &Readings, process: ProcessId) -> Option<&CudaProcess> {
@@ -121,6 +126,28 @@ fn counts(next: &Readings, processes: &[(ProcessId, &ProcessReading)]) -> Option
         .filter_map(|(id, _)| next.cuda.processes.get(id))
         .map(|it| it.counts)
         .reduce(|sum, it| sum.plus(&it))
+}
+
+/// Memory that each holder's processes have allocated now, as their traced calls tell it. `None` = there
+/// is one of which that is not known.
+#[must_use]
+pub fn memory(readings: &Readings) -> BTreeMap<&Holder, Option<CudaMemory>> {
+    let cuda = &readings.cuda;
+    let lives = |it: &CudaProcess| !it.exited;
+    let traced = cuda.processes.iter().filter(|(_, it)| lives(it)).map(|(id, _)| *id);
+    let instances = readings.nvml.devices.values().flat_map(|it| &it.instances);
+    let listed =
+        instances.filter_map(|it| it.processes.as_ref()).flatten().filter_map(|it| it.process);
+    let processes: BTreeSet<ProcessId> = traced.chain(listed).collect();
+    let mut sums = BTreeMap::new();
+    for id in processes {
+        let Some(holder) = readings.holders.get(&id) else { continue };
+        let process = cuda.processes.get(&id).filter(|_| cuda.tracing.on);
+        let memory = process.and_then(|it| it.memory).filter(|it| !it.at_least);
+        let sum = sums.entry(holder).or_insert(Some(CudaMemory::default()));
+        *sum = sum.zip(memory).map(|(sum, it)| sum.plus(&it));
+    }
+    sums
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Views by what is missing: one source taken away at a time.
 
-use super::{attribute, fixtures};
-use crate::model::readings::Readings;
+use super::{attribute, fixtures, memory};
+use crate::model::readings::{CudaMemory, Readings};
 use crate::model::units::BootNs;
 use crate::model::usage::{HolderView, InstanceView, LastLaunch};
 
@@ -93,4 +93,35 @@ fn no_list_is_not_an_empty_list() {
     let views = attribute(None, &next);
     assert_eq!(views[&fixtures::id(0)].holders, None);
     assert_eq!(views[&fixtures::id(1)].holders, Some(Vec::new()));
+}
+
+#[test]
+fn launches_of_a_program_that_was_replaced_count_too() {
+    let (previous, mut next) = pair();
+    let ended = fixtures::cuda_process(1_000, fixtures::launched(10));
+    next.cuda.replaced = vec![(fixtures::process(10), ended)];
+    // Eight of the program before, then seven of the one that runs.
+    assert_eq!(only_holder(view(Some(&previous), &next)).launches, Some(15));
+}
+
+#[test]
+fn traced_memory_is_known_of_all_or_of_none() {
+    let check = |change: &dyn Fn(&mut Readings), expected: Option<(u64, u64)>| {
+        let (_, mut next) = pair();
+        for (tgid, live_bytes) in [(10, 700), (11, 9)] {
+            let known = CudaMemory { live_bytes, peak_bytes: 1_000, ..CudaMemory::default() };
+            next.cuda.processes.get_mut(&fixtures::process(tgid)).unwrap().memory = Some(known);
+        }
+        change(&mut next);
+        let found = memory(&next);
+        let of_unit = found[&fixtures::holder("unit")];
+        assert_eq!(of_unit.map(|it| (it.live_bytes, it.peak_bytes)), expected);
+    };
+    check(&|_| {}, Some((709, 2_000)));
+    let second = fixtures::process(11);
+    check(&|it| it.cuda.processes.get_mut(&second).unwrap().memory = None, None);
+    check(&|it| drop(it.cuda.processes.remove(&second)), None);
+    check(&|it| it.cuda.tracing.on = false, None);
+    let partly = Some(CudaMemory { at_least: true, ..CudaMemory::default() });
+    check(&|it| it.cuda.processes.get_mut(&second).unwrap().memory = partly, None);
 }

@@ -4,18 +4,20 @@
 pub mod own;
 mod parts;
 
+use proto::cuda;
 use proto::exposition::{Labels, Text};
 use proto::names;
 use proto::series;
-use proto::telemetry::v1::{CudaCounts, LiveUpdate};
+use proto::telemetry::v1::LiveUpdate;
 
 use crate::metrics::own::Own;
+use crate::model::ids::DeviceId;
 use crate::model::readings;
 use crate::model::usage::Share;
-use crate::record::common::wire_counts;
+use crate::record::counts::dense;
 use crate::samplers::nvml::NvmlStats;
 use crate::spool::SpoolStatus;
-use crate::totals::{Held, Tenant, Totals};
+use crate::totals::{CudaTotals, Held, Tenant, Totals};
 use crate::uplink::link::LinkState;
 
 /// What a scrape shows of the node. Rendered only when asked for.
@@ -38,7 +40,8 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
     if let Some(snapshot) = snapshot {
         series::write_live(&mut text, &[(snapshot.node.as_str(), &snapshot.live)]);
         write_shares(&mut text, snapshot);
-        series::write_cuda(&mut text, &cuda_by_tenant(&snapshot.totals));
+        series::write_tenants(&mut text, &cuda_by_tenant(&snapshot.totals));
+        series::write_devices(&mut text, &cuda_by_device(snapshot));
         if snapshot.live.tracing.as_ref().is_some_and(|it| it.on) {
             parts::write_overflow(&mut text, &snapshot.node, &snapshot.overflow);
         }
@@ -99,7 +102,22 @@ fn unowned_labels(labels: Labels, share: &Share) -> Labels {
     }
 }
 
-fn cuda_by_tenant(totals: &Totals) -> Vec<(Labels, CudaCounts)> {
-    let counted = totals.tenants.iter().filter(|(_, it)| !it.cuda.is_zero());
-    counted.map(|(tenant, it)| (labels_of(tenant), wire_counts(&it.cuda))).collect()
+fn cuda_by_tenant(totals: &Totals) -> Vec<(Labels, cuda::Totals)> {
+    let counted = totals.tenants.iter().filter_map(|(tenant, it)| Some((tenant, it.cuda?)));
+    counted.map(|(tenant, it)| (labels_of(tenant), cuda_totals(&it))).collect()
+}
+
+fn cuda_by_device(snapshot: &Snapshot) -> Vec<(Labels, cuda::Totals)> {
+    let labels = |id: &DeviceId| {
+        Labels::new([("node", snapshot.node.as_str()), ("gpu_uuid", id.0.as_ref())])
+    };
+    snapshot.totals.devices.iter().map(|(id, it)| (labels(id), cuda_totals(it))).collect()
+}
+
+fn cuda_totals(totals: &CudaTotals) -> cuda::Totals {
+    cuda::Totals {
+        counts: dense(&totals.counts),
+        memory_known: totals.memory_known,
+        sampled_ns: totals.sampled_ns,
+    }
 }

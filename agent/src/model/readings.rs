@@ -213,6 +213,19 @@ pub enum Change {
     Wake,
 }
 
+impl CudaMemory {
+    /// Of two processes together.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        Self {
+            live_bytes: self.live_bytes.saturating_add(other.live_bytes),
+            peak_bytes: self.peak_bytes.saturating_add(other.peak_bytes),
+            host_bytes: self.host_bytes.saturating_add(other.host_bytes),
+            at_least: self.at_least || other.at_least,
+        }
+    }
+}
+
 impl Tracing {
     /// Of every cause together.
     #[must_use]
@@ -235,6 +248,12 @@ impl CudaCounts {
     #[must_use]
     pub fn plus(&self, other: &Self) -> Self {
         self.combine(other, u64::saturating_add)
+    }
+
+    /// Of each count the smaller.
+    #[must_use]
+    pub fn at_most(&self, other: &Self) -> Self {
+        self.combine(other, u64::min)
     }
 
     #[must_use]

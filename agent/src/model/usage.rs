@@ -121,9 +121,26 @@ pub struct CudaActivity {
     pub holder: Holder,
     pub start: BootNs,
     pub end: BootNs,
-    /// Where the driver lists the holder's processes on exactly one device.
+    /// What the calls were made for; `None` = not known.
     pub device: Option<DeviceId>,
     pub counts: CudaCounts,
+    /// How much of the span every hook was on. Equal to the span = the counts are exact.
+    pub watched_ns: u64,
+    /// The memory calls of every process in it were counted all along: none of them means zero.
+    pub memory_known: bool,
+}
+
+impl CudaActivity {
+    #[must_use]
+    pub fn span(&self) -> u64 {
+        self.end.since(self.start)
+    }
+
+    /// Time for which the counts are scaled or too small.
+    #[must_use]
+    pub fn sampled_ns(&self) -> u64 {
+        self.span().saturating_sub(self.watched_ns)
+    }
 }
 
 /// What goes to the spool.

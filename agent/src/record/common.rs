@@ -1,11 +1,10 @@
-//! The nouns that records and live updates share: holders, classes, call counts.
+//! The nouns that records and live updates share: holders and classes.
 
 use std::sync::Arc;
 
-use proto::telemetry::v1::{self, copy_counts, holder::Kind};
+use proto::telemetry::v1::{self, holder::Kind};
 
 use crate::model::ids::{Holder, HolderKind};
-use crate::model::readings::{Counter, CudaCounts};
 use crate::model::usage::Class;
 use crate::record::{RecordError, unknown};
 
@@ -78,59 +77,3 @@ pub(super) fn read_class(time: &v1::ClassTime) -> Result<Class, RecordError> {
         v1::Class::Unspecified => return Err(unknown("class", time.class)),
     })
 }
-
-#[must_use]
-pub fn wire_counts(counts: &CudaCounts) -> v1::CudaCounts {
-    let copies = COPIES
-        .into_iter()
-        .filter(|(_, calls, bytes)| (counts[*calls], counts[*bytes]) != (0, 0))
-        .map(|(direction, calls, bytes)| v1::CopyCounts {
-            direction: direction.into(),
-            calls: counts[calls],
-            bytes: counts[bytes],
-        });
-    v1::CudaCounts {
-        launches: counts[Counter::KernelLaunches] + counts[Counter::CooperativeLaunches],
-        graph_launches: counts[Counter::GraphLaunches],
-        allocations: counts[Counter::DeviceAllocations],
-        allocated_bytes: counts[Counter::DeviceAllocatedBytes],
-        failed_allocations: counts[Counter::DeviceFailed],
-        frees: counts[Counter::DeviceFrees],
-        copies: copies.collect(),
-        synchronizations: counts[Counter::Synchronizations],
-        synchronize_wait_ns: counts[Counter::SynchronizeWaitNs],
-    }
-}
-
-pub(super) fn read_counts(counts: &v1::CudaCounts) -> Result<CudaCounts, RecordError> {
-    let mut read = CudaCounts::default();
-    for copy in &counts.copies {
-        let (_, calls, bytes) = COPIES
-            .into_iter()
-            .find(|it| it.0 == copy.direction())
-            .ok_or_else(|| unknown("copy direction", copy.direction))?;
-        read[calls] = copy.calls;
-        read[bytes] = copy.bytes;
-    }
-    read[Counter::KernelLaunches] = counts.launches;
-    read[Counter::GraphLaunches] = counts.graph_launches;
-    read[Counter::DeviceAllocations] = counts.allocations;
-    read[Counter::DeviceAllocatedBytes] = counts.allocated_bytes;
-    read[Counter::DeviceFailed] = counts.failed_allocations;
-    read[Counter::DeviceFrees] = counts.frees;
-    read[Counter::Synchronizations] = counts.synchronizations;
-    read[Counter::SynchronizeWaitNs] = counts.synchronize_wait_ns;
-    Ok(read)
-}
-
-const COPIES: [(copy_counts::Direction, Counter, Counter); 5] = [
-    (copy_counts::Direction::HostToDevice, Counter::HostToDeviceCalls, Counter::HostToDeviceBytes),
-    (copy_counts::Direction::DeviceToHost, Counter::DeviceToHostCalls, Counter::DeviceToHostBytes),
-    (
-        copy_counts::Direction::DeviceToDevice,
-        Counter::DeviceToDeviceCalls,
-        Counter::DeviceToDeviceBytes,
-    ),
-    (copy_counts::Direction::Unknown, Counter::UnknownCalls, Counter::UnknownBytes),
-    (copy_counts::Direction::Peer, Counter::PeerCalls, Counter::PeerBytes),
-];

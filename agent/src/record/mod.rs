@@ -4,6 +4,7 @@
 //! live lane's messages are in `uplink/encode.rs`, which uses `common.rs` too.
 
 pub mod common;
+pub mod counts;
 mod tile;
 
 use std::sync::Arc;
@@ -14,7 +15,8 @@ use proto::telemetry::v1::{self, record::Kind};
 use crate::model::ids::DeviceId;
 use crate::model::units::BootNs;
 use crate::model::usage::{CudaActivity, Record};
-use crate::record::common::{read_counts, read_holder, wire_counts, wire_holder};
+use crate::record::common::{read_holder, wire_holder};
+use crate::record::counts::{read_counts, wire_counts};
 use crate::record::tile::{read_tile, wire_tile};
 
 /// When a record ended by the node's own clocks.
@@ -69,17 +71,21 @@ fn wire_activity(activity: &CudaActivity) -> v1::CudaActivity {
         end_ns: activity.end.0,
         gpu_uuid: activity.device.as_ref().map(|it| it.0.to_string()),
         counts: Some(wire_counts(&activity.counts)),
+        watched_ns: activity.watched_ns,
+        memory_known: activity.memory_known,
     }
 }
 
 fn read_activity(activity: v1::CudaActivity) -> Result<CudaActivity, RecordError> {
-    let counts = activity.counts.ok_or(RecordError::Missing("counts"))?;
+    let counts = read_counts(activity.counts.as_ref())?;
     Ok(CudaActivity {
         holder: read_holder(activity.holder)?,
         start: BootNs(activity.start_ns),
         end: BootNs(activity.end_ns),
         device: activity.gpu_uuid.map(|it| DeviceId(it.into())),
-        counts: read_counts(&counts)?,
+        counts,
+        watched_ns: activity.watched_ns,
+        memory_known: activity.memory_known,
     })
 }
 

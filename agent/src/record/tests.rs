@@ -6,7 +6,7 @@ use proptest::prelude::{Just, Strategy, any, prop, prop_assert_eq, proptest};
 
 use super::{RecordError, Stamp, decode, encode};
 use crate::model::ids::{DeviceId, Holder, HolderKind, InstanceId};
-use crate::model::readings::{Counter, CudaCounts};
+use crate::model::readings::COUNTERS;
 use crate::model::units::BootNs;
 use crate::model::usage::{
     Class, CudaActivity, MemoryIntegral, Method, Reason, Record, Share, Tile,
@@ -99,14 +99,19 @@ fn tile() -> impl Strategy<Value = Tile> {
 }
 
 fn activity() -> impl Strategy<Value = CudaActivity> {
-    ((holder(), any::<u64>(), any::<u64>(), prop::option::of("[A-Z]{3}")), any::<[u64; 18]>())
-        .prop_map(|((holder, start, end, device), counts)| CudaActivity {
+    let counts = prop::collection::vec(1..u64::MAX, COUNTERS);
+    let place = (holder(), any::<u64>(), any::<u64>(), prop::option::of("[A-Z]{3}"));
+    (place, counts, any::<u64>(), any::<bool>()).prop_map(
+        |((holder, start, end, device), counts, watched_ns, memory_known)| CudaActivity {
             holder,
             start: BootNs(start),
             end: BootNs(end),
             device: device.map(|it| DeviceId(it.into())),
-            counts: on_the_wire(counts),
-        })
+            counts: <[u64; COUNTERS]>::try_from(counts).expect("as many as asked for").into(),
+            watched_ns,
+            memory_known,
+        },
+    )
 }
 
 fn record() -> impl Strategy<Value = Record> {
@@ -155,33 +160,4 @@ fn memory_is_rounded_down_to_byte_seconds() {
 fn what_is_missing_is_named() {
     assert!(matches!(decode(&[]), Err(RecordError::Missing("kind"))));
     assert!(matches!(decode(&[0xff]), Err(RecordError::Malformed(_))));
-}
-
-/// The counters that the wire has a place for.
-fn on_the_wire(values: [u64; 18]) -> CudaCounts {
-    let counters = [
-        Counter::KernelLaunches,
-        Counter::GraphLaunches,
-        Counter::DeviceAllocations,
-        Counter::DeviceAllocatedBytes,
-        Counter::DeviceFailed,
-        Counter::DeviceFrees,
-        Counter::Synchronizations,
-        Counter::SynchronizeWaitNs,
-        Counter::HostToDeviceCalls,
-        Counter::HostToDeviceBytes,
-        Counter::DeviceToHostCalls,
-        Counter::DeviceToHostBytes,
-        Counter::DeviceToDeviceCalls,
-        Counter::DeviceToDeviceBytes,
-        Counter::UnknownCalls,
-        Counter::UnknownBytes,
-        Counter::PeerCalls,
-        Counter::PeerBytes,
-    ];
-    let mut counts = CudaCounts::default();
-    for (counter, value) in counters.into_iter().zip(values) {
-        counts[counter] = value;
-    }
-    counts
 }

@@ -91,11 +91,18 @@ fn may_join(tile: &Tile, next: &Tile, depth: Depth) -> bool {
     }
 }
 
-/// Activities cover no exclusive time: those of a holder add up over a gap too.
+/// Activities cover no exclusive time: those of a holder add up over a gap too. In a gap it made no
+/// call; that this was watched is said by the ends of the gap, when both were.
 fn add(activity: &mut CudaActivity, next: &CudaActivity) -> bool {
     let fits = next.start >= activity.start && next.end.since(activity.start) <= LONGEST_NS;
     if fits {
+        let exact = activity.sampled_ns() == 0 && next.sampled_ns() == 0;
+        let gap = if exact { next.start.since(activity.end) } else { 0 };
+        activity.watched_ns =
+            activity.watched_ns.saturating_add(gap).saturating_add(next.watched_ns);
+        activity.memory_known &= next.memory_known;
         activity.end = activity.end.max(next.end);
+        activity.watched_ns = activity.watched_ns.min(activity.span());
         activity.counts = activity.counts.plus(&next.counts);
     }
     fits

@@ -10,7 +10,7 @@ use rusqlite::{Connection, Transaction, params};
 use crate::model::ids::{DeviceId, InstanceId};
 use crate::model::units::BootNs;
 use crate::model::usage::Record;
-use crate::record::{self, Stamp};
+use crate::record::{self, RecordError, Stamp};
 use crate::spool::coalesce::{Depth, coalesce};
 use crate::spool::rows::{
     Row, Unsigned, begin, count_unsealed, delete_through, last_sealed_id, oldest, read_meta, rows,
@@ -280,9 +280,14 @@ fn merge_rows(
 ) -> Result<(), StoreError> {
     let mut records = Vec::with_capacity(rows.len());
     for row in rows {
-        let (record, stamp) = record::decode(&row.sealed.payload)
-            .map_err(|error| StoreError::Damaged(error.to_string()))?;
-        records.push((row.id, record, stamp));
+        match record::decode(&row.sealed.payload) {
+            Ok((record, stamp)) => records.push((row.id, record, stamp)),
+            Err(RecordError::Malformed(error)) => {
+                return Err(StoreError::Damaged(error.to_string()));
+            }
+            // Another version of the agent wrote it: what it says is sent as it is.
+            Err(RecordError::Missing(_) | RecordError::Unknown(..)) => {}
+        }
     }
     let mut delete = transaction.prepare_cached("DELETE FROM record WHERE id = ?1")?;
     let mut update =

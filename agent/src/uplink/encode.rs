@@ -7,14 +7,16 @@ use std::collections::BTreeMap;
 use proto::telemetry::v1;
 
 use crate::accounting::Observation;
+use crate::attribution;
 use crate::classify;
 use crate::model::ids::{Holder, InstanceId};
 use crate::model::readings::{
-    Counters, DeviceReading, Health, InstanceReading, NvmlState, Readings, Tracing,
+    Counters, CudaMemory, DeviceReading, Health, InstanceReading, NvmlState, Readings, Tracing,
 };
 use crate::model::units::{BootNs, Percent};
 use crate::model::usage::{HolderView, LastLaunch};
-use crate::record::common::{wire_class, wire_counts, wire_holder};
+use crate::record::common::{wire_class, wire_holder};
+use crate::record::counts::wire_counts;
 
 /// `since` says when each class began; an instance that it lacks has had its class since this tick.
 #[must_use]
@@ -37,6 +39,7 @@ pub fn live_update(
             NvmlState::Ok => String::new(),
             NvmlState::Absent(why) | NvmlState::Failed(why) => why.clone(),
         },
+        traced_memory: attribution::memory(readings).into_iter().map(traced_memory).collect(),
     }
 }
 
@@ -165,7 +168,24 @@ fn tracing(tracing: &Tracing) -> v1::Tracing {
         reason: tracing.reason.clone(),
         hooks_attached: tracing.hooks_attached,
         hooks_wanted: tracing.hooks_wanted,
-        dropped: tracing.losses(),
+        hooks_slow: tracing.hooks_slow,
+        lost: tracing.lost.iter().map(loss).collect(),
+        sampling_factor: tracing.sampling.as_ref().map(|it| it.factor),
+        sampling_reason: tracing.sampling.as_ref().map_or_else(String::new, |it| it.reason.clone()),
+        memory_held_back: tracing.memory_held_back.clone(),
+    }
+}
+
+fn loss((cause, count): (&&'static str, &u64)) -> v1::TracingLoss {
+    v1::TracingLoss { cause: (*cause).to_owned(), count: *count }
+}
+
+fn traced_memory((holder, memory): (&Holder, Option<CudaMemory>)) -> v1::TracedMemory {
+    v1::TracedMemory {
+        holder: Some(wire_holder(holder)),
+        live_bytes: memory.map(|it| it.live_bytes),
+        peak_bytes: memory.map(|it| it.peak_bytes),
+        host_bytes: memory.map(|it| it.host_bytes),
     }
 }
 
@@ -183,6 +203,7 @@ fn wire_health(health: Health) -> v1::Health {
 mod tests {
     use std::collections::BTreeMap;
 
+    use proto::cuda::Counts;
     use proto::telemetry::v1;
 
     use super::{live_update, memory_free};
@@ -244,7 +265,7 @@ mod tests {
         assert_eq!(holder.holder.as_ref().unwrap().tenant, "unit-10");
         assert_eq!((holder.processes, holder.memory_bytes), (1, Some(500)));
         assert_eq!(holder.sm_ratio, Some(0.4));
-        assert_eq!(holder.cuda.as_ref().unwrap().launches, 4);
+        assert_eq!(Counts::of(holder.cuda.as_ref().unwrap()).launches(), 4);
     }
 
     #[test]

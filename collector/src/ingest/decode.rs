@@ -11,10 +11,11 @@ use proto::telemetry::v1 as pb;
 use crate::ledger::clock_map::Pair;
 use crate::ledger::decide::{MAX_BOOT_NS, Quarantine};
 use crate::ledger::{Hello, Sealed};
+use crate::model::cuda::CudaSums;
 use crate::model::ids::{Holder, HolderKind, InstanceId, LedgerId, NodeKey, SpoolId, TenantLabels};
 use crate::model::record::{
-    CLASSES, CudaActivity, CudaCounts, Method, Reason, Record, RecordKind, Share, TenantShare,
-    Tile, UnownedShare,
+    CLASSES, CudaActivity, Method, Reason, Record, RecordKind, Share, TenantShare, Tile,
+    UnownedShare,
 };
 
 /// Bytes of a name that comes from a node: tenant, pod, UUID.
@@ -23,6 +24,8 @@ pub const MAX_NAME: usize = 128;
 const MAX_HOLDER_ID: usize = 256;
 /// Shares and remainders of a tile: 64 holders, each with idle, unknown and four methods of active.
 const MAX_SHARES: usize = 400;
+/// Counters of an activity.
+const MAX_COUNTS: usize = 1_024;
 /// Devices in a Hello.
 const MAX_DEVICES: usize = 256;
 
@@ -211,35 +214,39 @@ fn holder(holder: Option<pb::Holder>) -> Result<Holder, Quarantine> {
 }
 
 fn cuda(activity: pb::CudaActivity) -> Result<CudaActivity, Quarantine> {
-    let counts = activity.counts.ok_or(Quarantine::Malformed)?;
+    // An activity that counts nothing was written by a version whose counts have another form.
+    let counts = activity.counts.filter(|it| !it.counts.is_empty()).ok_or(Quarantine::Malformed)?;
+    if counts.counts.len() > MAX_COUNTS {
+        return Err(Quarantine::TooLarge);
+    }
+    let (mut sums, unknown) = cuda_sums(&counts)?;
+    let span = activity.end_ns.saturating_sub(activity.start_ns);
+    sums.span_ns = span.into();
+    sums.watched_ns = activity.watched_ns.into();
+    sums.memory_ns = if activity.memory_known { span.into() } else { 0 };
     Ok(CudaActivity {
         holder: holder(activity.holder)?,
         start_ns: activity.start_ns,
         end_ns: activity.end_ns,
         gpu_uuid: activity.gpu_uuid.as_deref().map(uuid).transpose()?,
-        counts: cuda_counts(&counts)?,
+        sums,
+        unknown,
     })
 }
 
-fn cuda_counts(counts: &pb::CudaCounts) -> Result<CudaCounts, Quarantine> {
-    let mut sums = CudaCounts {
-        launches: counts.launches.into(),
-        graph_launches: counts.graph_launches.into(),
-        allocations: counts.allocations.into(),
-        allocated_bytes: counts.allocated_bytes.into(),
-        failed_allocations: counts.failed_allocations.into(),
-        frees: counts.frees.into(),
-        synchronizations: counts.synchronizations.into(),
-        synchronize_wait_ns: counts.synchronize_wait_ns.into(),
-        ..CudaCounts::default()
-    };
-    for copy in &counts.copies {
-        let index = usize::try_from(copy.direction).ok().and_then(|it| it.checked_sub(1));
-        let sum = index.and_then(|it| sums.copies.get_mut(it)).ok_or(Quarantine::Malformed)?;
-        sum.calls += u128::from(copy.calls);
-        sum.bytes += u128::from(copy.bytes);
+/// And how many of them have a counter of a later version: those that are known are not lost for it.
+fn cuda_sums(counts: &pb::CudaCounts) -> Result<(CudaSums, u64), Quarantine> {
+    let mut sums = CudaSums::default();
+    let mut unknown = 0;
+    for count in &counts.counts {
+        match pb::CudaCounter::try_from(count.counter) {
+            Ok(pb::CudaCounter::Unspecified) => return Err(Quarantine::Malformed),
+            Ok(counter) => sums[counter] += u128::from(count.value),
+            Err(_no_counter) if count.counter > 0 => unknown += 1,
+            Err(_no_counter) => return Err(Quarantine::Malformed),
+        }
     }
-    Ok(sums)
+    Ok((sums, unknown))
 }
 
 // === names ===

@@ -5,7 +5,7 @@ use proto::telemetry::v1 as pb;
 
 use crate::ingest::decode::{MAX_NAME, hello, live, name, node, sealed};
 use crate::ledger::decide::Quarantine;
-use crate::model::record::{Record, RecordKind};
+use crate::model::record::{CudaActivity, Record, RecordKind};
 
 fn holder() -> pb::Holder {
     pb::Holder {
@@ -47,11 +47,18 @@ fn activity() -> pb::CudaActivity {
         end_ns: 20,
         gpu_uuid: None,
         counts: Some(pb::CudaCounts {
-            launches: 11,
-            copies: vec![pb::CopyCounts { direction: 5, calls: 2, bytes: 1_009 }],
-            ..pb::CudaCounts::default()
+            counts: vec![
+                count(pb::CudaCounter::KernelLaunches.into(), 11),
+                count(pb::CudaCounter::PeerBytes.into(), 1_009),
+            ],
         }),
+        watched_ns: 7,
+        memory_known: true,
     }
+}
+
+fn count(counter: i32, value: u64) -> pb::CudaCount {
+    pb::CudaCount { counter, value }
 }
 
 fn seal(kind: pb::record::Kind) -> pb::SealedRecord {
@@ -98,11 +105,45 @@ fn tiles_without_meaning_are_set_aside() {
     refused(|it| it.shares = vec![it.shares[0].clone(); 400], Quarantine::TooLarge);
 }
 
+fn read_activity(
+    change: impl FnOnce(&mut pb::CudaActivity),
+) -> Result<Box<CudaActivity>, Quarantine> {
+    let mut activity = activity();
+    change(&mut activity);
+    let content = sealed(seal(pb::record::Kind::Cuda(activity))).content?;
+    let RecordKind::Cuda(read) = content.kind else { panic!("activity was sealed") };
+    Ok(read)
+}
+
 #[test]
 fn activity_is_read() {
-    let content = sealed(seal(pb::record::Kind::Cuda(activity()))).content.unwrap();
-    let RecordKind::Cuda(read) = content.kind else { panic!("activity was sealed") };
-    assert_eq!((read.counts.launches, read.counts.copies[4].bytes), (11, 1_009));
+    let read = read_activity(|_| {}).unwrap();
+    let sums = &read.sums;
+    assert_eq!(sums[pb::CudaCounter::KernelLaunches], 11);
+    assert_eq!(sums[pb::CudaCounter::PeerBytes], 1_009);
+    assert_eq!((sums.span_ns, sums.watched_ns, sums.memory_ns), (10, 7, 10));
+    assert_eq!(read_activity(|it| it.memory_known = false).unwrap().sums.memory_ns, 0);
+}
+
+#[test]
+fn a_counter_of_a_later_version_is_counted_and_the_others_kept() {
+    let counts = |it: &mut pb::CudaActivity, counter| {
+        it.counts.as_mut().unwrap().counts.push(count(counter, 5));
+    };
+    let read = read_activity(|it| counts(it, 9_999)).unwrap();
+    assert_eq!((read.unknown, read.sums[pb::CudaCounter::KernelLaunches]), (1, 11));
+    for bad in [0, -1] {
+        assert_eq!(read_activity(|it| counts(it, bad)), Err(Quarantine::Malformed));
+    }
+    let many = |it: &mut pb::CudaActivity| (0..1_100).for_each(|_| counts(it, 1));
+    assert_eq!(read_activity(many), Err(Quarantine::TooLarge));
+}
+
+#[test]
+fn activity_that_counts_nothing_has_another_form() {
+    let empty = Some(pb::CudaCounts::default());
+    assert_eq!(read_activity(|it| it.counts = empty), Err(Quarantine::Malformed));
+    assert_eq!(read_activity(|it| it.counts = None), Err(Quarantine::Malformed));
 }
 
 #[test]

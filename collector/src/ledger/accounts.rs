@@ -22,6 +22,7 @@ pub(super) fn columns(account: &Account) -> Columns<'_> {
             ["", "", "", "", "", "", "unowned", share.as_str(), reason.as_str()]
         }
         Account::Instance => ["", "", "", "", "", "", "instance", "", ""],
+        Account::CudaDevice => ["", "", "", "", "", "", "cuda_device", "", ""],
     }
 }
 
@@ -67,6 +68,7 @@ pub(super) fn of_total(
             reason: Reason::parse(detail),
         }),
         "instance" => Some(Account::Instance),
+        "cuda_device" => Some(Account::CudaDevice),
         _ => None,
     }
 }
@@ -123,6 +125,7 @@ mod tests {
             Account::Unowned { share: UnownedShare::Unobserved, reason: Reason::MISSING },
             Account::Unowned { share: UnownedShare::Free, reason: Reason::NONE },
             Account::Instance,
+            Account::CudaDevice,
         ];
         for account in accounts {
             assert_eq!(of_total(columns(&account)), Some(account));

@@ -337,6 +337,7 @@ impl<'a> Transaction<'a> {
         if let Err(quarantine) = spend(&mut sender.hours_left, spans.len()) {
             return Ok(Err(quarantine));
         }
+        self.outcomes.unknown_counters += activity.unknown;
         self.post(sender, place.id, &instance, of_cuda(activity, &spans))?;
         Ok(Ok(()))
     }

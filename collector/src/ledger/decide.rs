@@ -100,6 +100,9 @@ pub fn cuda(activity: &CudaActivity, moment: Moment) -> Result<(), Quarantine> {
     if activity.end_ns - activity.start_ns > MAX_BLIND_NS {
         return Err(Quarantine::TooLarge);
     }
+    if activity.sums.watched_ns > activity.sums.span_ns {
+        return Err(Quarantine::Malformed);
+    }
     if moment.foreign { Err(Quarantine::ForeignDevice) } else { Ok(()) }
 }
 

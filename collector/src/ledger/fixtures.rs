@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use proto::telemetry::v1::CudaCounter;
 use rusqlite::{Connection, TransactionBehavior};
 
 use crate::ledger::apply::Transaction;
@@ -15,10 +16,11 @@ use crate::ledger::totals::Totals;
 use crate::ledger::usage::{Query, Usage, read};
 use crate::ledger::view::View;
 use crate::ledger::{Applied, Batch, Hello, Sealed, Welcome};
+use crate::model::cuda::CudaSums;
 use crate::model::ids::{Holder, HolderKind, InstanceId, LedgerId, NodeKey, SpoolId, TenantLabels};
 use crate::model::record::{
-    CLASS_UNKNOWN, CLASSES, CudaActivity, CudaCounts, Method, Reason, Record, RecordKind, Share,
-    TenantShare, Tile, UnownedShare,
+    CLASS_UNKNOWN, CLASSES, CudaActivity, Method, Reason, Record, RecordKind, Share, TenantShare,
+    Tile, UnownedShare,
 };
 
 pub(super) const SECOND: u64 = 1_000_000_000;
@@ -230,9 +232,27 @@ pub(super) fn cuda_of(name: &str, tenant: &str, launches: u128, span: (u64, u64)
         start_ns: span.0,
         end_ns: span.1,
         gpu_uuid: None,
-        counts: CudaCounts { launches, ..CudaCounts::default() },
+        sums: launched(launches, span.1 - span.0),
+        unknown: 0,
     };
     record_of(name, RecordKind::Cuda(Box::new(activity)))
+}
+
+/// Kernel launches and nothing else, counted exactly.
+pub(super) fn launched(launches: u128, span_ns: u64) -> CudaSums {
+    let [span_ns, watched_ns] = [span_ns.into(); 2];
+    let mut sums = CudaSums::default();
+    (sums.span_ns, sums.watched_ns) = (span_ns, watched_ns);
+    sums[CudaCounter::KernelLaunches] = launches;
+    sums
+}
+
+/// A record as activity, to be changed.
+pub(super) fn activity_mut(record: &mut Record) -> &mut CudaActivity {
+    match &mut record.kind {
+        RecordKind::Cuda(activity) => activity,
+        RecordKind::Tile(_) => unreachable!("the record is activity"),
+    }
 }
 
 fn record_of(name: &str, kind: RecordKind) -> Record {

@@ -41,4 +41,6 @@ pub(super) struct Outcomes {
     pub(super) duplicate: u64,
     pub(super) quarantined: BTreeMap<&'static str, u64>,
     pub(super) gaps: u64,
+    /// Counts of applied activity that are in no sum.
+    pub(super) unknown_counters: u64,
 }

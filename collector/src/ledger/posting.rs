@@ -10,8 +10,7 @@ use crate::ledger::clock_map::HourSpan;
 use crate::ledger::split::{cut, split};
 use crate::model::ids::{HolderKind, TenantLabels};
 use crate::model::record::{
-    CLASS_UNKNOWN, CLASSES, CudaActivity, CudaCounts, Method, Reason, Share, TenantShare, Tile,
-    UnownedShare,
+    CLASS_UNKNOWN, CLASSES, CudaActivity, Method, Reason, Share, TenantShare, Tile, UnownedShare,
 };
 
 /// What is counted.
@@ -28,8 +27,10 @@ pub enum Account {
     Unowned { share: UnownedShare, reason: Reason },
     /// `InstanceAmounts`.
     Instance,
-    /// `CudaCounts::to_array`.
+    /// `CudaSums`.
     Cuda { holder: Option<HolderName>, labels: TenantLabels },
+    /// `CudaSums` of everybody on a device. A running total only: an hour has the sums of the holders.
+    CudaDevice,
 }
 
 /// A holder without its tenant.
@@ -75,7 +76,7 @@ impl Account {
                 method: *method,
             },
             Self::Cuda { labels, .. } => Self::Cuda { holder: None, labels: labels.clone() },
-            Self::Unowned { .. } | Self::Instance => self.clone(),
+            Self::Unowned { .. } | Self::Instance | Self::CudaDevice => self.clone(),
         }
     }
 }
@@ -157,7 +158,7 @@ pub fn of_blind_span(reason: Reason, spans: &[HourSpan]) -> Vec<Posting> {
 pub fn of_cuda(activity: &CudaActivity, spans: &[HourSpan]) -> Vec<Posting> {
     let lengths: Vec<u64> = spans.iter().map(|it| it.ns).collect();
     let columns: Vec<Vec<u128>> =
-        activity.counts.to_array().iter().map(|it| split(*it, &lengths)).collect();
+        activity.sums.to_vec().iter().map(|it| split(*it, &lengths)).collect();
     let holder = &activity.holder;
     let account = Account::Cuda {
         holder: Some(HolderName { kind: holder.kind, id: Arc::clone(&holder.id) }),
@@ -183,10 +184,4 @@ fn account_of(share: &Share) -> Account {
         },
         Share::Unowned { share, reason } => Account::Unowned { share: *share, reason: *reason },
     }
-}
-
-/// The counts of `Account::Cuda`; `None` for another length.
-#[must_use]
-pub fn cuda_counts(amounts: &[u128]) -> Option<CudaCounts> {
-    amounts.try_into().ok().map(CudaCounts::from_array)
 }

@@ -17,8 +17,8 @@ use crate::model::ids::LedgerId;
 const APPLICATION_ID: i32 = 0x676c_6e72;
 /// The first bytes of every SQLite file.
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
-/// Raised with every change of `TABLES`.
-const VERSION: i32 = 1;
+/// Raised with every change of `TABLES` or of what amounts mean.
+const VERSION: i32 = 2;
 
 /// Amounts are unsigned 128-bit integers, big-endian, one after the other; `posting.rs` has their
 /// meaning. Absent texts are empty. Times are UTC.
@@ -187,6 +187,9 @@ impl Folder {
         }
         if version == 0 {
             create(&mut connection, now_ns).map_err(failed)?;
+        } else if version < VERSION {
+            // Version 2 has more amounts of CUDA activity: those that a row lacks are zero.
+            connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         }
         let id = connection
             .query_row("SELECT ledger_id FROM meta", (), |row| row.get(0))

@@ -50,6 +50,12 @@ impl Sums {
             let account = names.account(db, &account)?;
             let total = self.totals.entry((place, account));
             add(&mut total.or_insert_with(|| (series, Vec::new())).1, &posting.amounts);
+
+            if let Some(series) = view.device_of(&posting.account, target.instance, target.now_s) {
+                let account = names.account(db, &Account::CudaDevice)?;
+                let total = self.totals.entry((target.place, account));
+                add(&mut total.or_insert_with(|| (series, Vec::new())).1, &posting.amounts);
+            }
         }
         Ok(())
     }

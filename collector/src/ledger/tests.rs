@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 
+use proto::telemetry::v1::CudaCounter::{self, KernelLaunches as LAUNCHES};
 use tempfile::tempdir;
 
+use crate::ledger::accounts::encode;
 use crate::ledger::clock_map::{HOUR_NS, Pair};
 use crate::ledger::decide::Quarantine;
 use crate::ledger::fixtures::{
-    Bench, NOW, SECOND, active, batch_of, cuda_of, free, held_idle, hello_of, labels, of_boot,
-    other_ledger, seal, tile_mut, tile_of,
+    Bench, NOW, SECOND, active, activity_mut, batch_of, cuda_of, free, held_idle, hello_of, labels,
+    of_boot, other_ledger, seal, tile_mut, tile_of,
 };
 use crate::ledger::totals::{OVERFLOW_TENANT, TenantSeries, Totals};
 use crate::ledger::{Applied, Hello};
@@ -271,7 +273,7 @@ fn beyond_the_limit_tenants_count_for_the_overflow_series() {
     assert_eq!(shown(&bench, labels("t1")), Some(u128::from(SECOND)));
     assert_eq!(shown(&bench, labels("t3")), None);
     assert_eq!(shown(&bench, overflow.clone()), Some(u128::from(2 * SECOND)));
-    assert_eq!(bench.totals.cuda[&overflow].launches, 11);
+    assert_eq!(bench.totals.cuda[&overflow][LAUNCHES], 11);
     assert_eq!(bench.usage().tenants["t4"].active_ns(), u128::from(SECOND));
 
     let before = bench.totals.clone();
@@ -295,7 +297,7 @@ fn a_series_that_left_the_view_comes_back_where_it_was() {
     for (series, before) in &shown.tenants {
         assert_eq!(bench.totals.tenants[series], 2 * before);
     }
-    assert_eq!(bench.usage().tenants["ml"].cuda.unwrap().launches, 5);
+    assert_eq!(bench.usage().tenants["ml"].cuda.as_ref().unwrap()[LAUNCHES], 5);
 }
 
 #[test]
@@ -305,7 +307,84 @@ fn launches_are_exact_and_a_span_of_nothing_counts_too() {
     let across = (HOUR - SECOND, HOUR + 2 * SECOND);
     let records = [cuda_of("a", "ml", 10, across), cuda_of("a", "ml", 7, (SECOND, SECOND))];
     bench.batch(&batch_of("a", 1, &records));
-    assert_eq!(bench.usage().tenants["ml"].cuda.unwrap().launches, 17);
-    assert_eq!(bench.totals.cuda[&labels("ml")].launches, 17);
+    assert_eq!(bench.usage().tenants["ml"].cuda.as_ref().unwrap()[LAUNCHES], 17);
+    assert_eq!(bench.totals.cuda[&labels("ml")][LAUNCHES], 17);
     assert_eq!(seal(&records[0]).hash.len(), 32);
+}
+
+#[test]
+fn a_ledger_of_the_first_version_goes_on() {
+    let folder = tempdir().unwrap();
+    let mut bench = bench(folder.path());
+    bench.batch(&batch_of("a", 1, &[cuda_of("a", "ml", 5, (0, SECOND))]));
+    // As that version left it: eighteen amounts, launches first and allocations third.
+    let mut old = vec![0_u128; 18];
+    (old[0], old[2]) = (5, 7);
+    for table in ["hour", "total"] {
+        let sql = format!(
+            "UPDATE {table} SET amounts = ?1
+             WHERE account IN (SELECT id FROM account WHERE kind = 'cuda')"
+        );
+        bench.db.execute(&sql, [encode(&old)]).unwrap();
+    }
+    bench.db.pragma_update(None, "user_version", 1).unwrap();
+    drop(bench);
+
+    let mut bench = Bench::open(folder.path());
+    assert_eq!(bench.totals.cuda[&labels("ml")][LAUNCHES], 5);
+    let epoch = bench.hello(&hello_of("a")).epoch;
+    let mut more = cuda_of("a", "ml", 6, (SECOND, 2 * SECOND));
+    activity_mut(&mut more).sums[CudaCounter::Streams] = 3;
+    let mut batch = batch_of("a", 2, &[more]);
+    batch.epoch = epoch;
+    bench.batch(&batch);
+    for sums in
+        [&bench.totals.cuda[&labels("ml")], bench.usage().tenants["ml"].cuda.as_ref().unwrap()]
+    {
+        assert_eq!((sums[LAUNCHES], sums[CudaCounter::Streams]), (11, 3));
+        assert_eq!(sums[CudaCounter::DeviceAllocations], 7);
+    }
+}
+
+#[test]
+fn calls_whose_device_is_known_count_for_it_too() {
+    let folder = tempdir().unwrap();
+    let mut bench = bench(folder.path());
+    let on = |tenant: &str, gpu: Option<&str>, launches| {
+        let mut record = cuda_of("a", tenant, launches, (0, SECOND));
+        activity_mut(&mut record).gpu_uuid = gpu.map(Into::into);
+        record
+    };
+    let records = [on("t1", Some("g"), 5), on("t2", Some("g"), 6), on("t1", None, 7)];
+    bench.batch(&batch_of("a", 1, &records));
+    let of_device = |bench: &Bench| {
+        let devices = bench.totals.cuda_devices.iter();
+        devices.map(|(it, sums)| (it.instance.gpu_uuid.to_string(), sums[LAUNCHES])).collect()
+    };
+    let found: Vec<_> = of_device(&bench);
+    assert_eq!(found, [("g".to_owned(), 11)]);
+    assert_eq!(bench.totals.cuda[&labels("t1")][LAUNCHES], 12);
+    assert_eq!(bench.usage().tenants["t1"].cuda.as_ref().unwrap()[LAUNCHES], 12);
+    drop(bench);
+    assert_eq!(of_device(&Bench::open(folder.path())), found);
+}
+
+#[test]
+fn counters_of_a_later_version_are_counted() {
+    let folder = tempdir().unwrap();
+    let mut bench = bench(folder.path());
+    let mut record = cuda_of("a", "ml", 5, (0, SECOND));
+    activity_mut(&mut record).unknown = 2;
+    bench.batch(&batch_of("a", 1, &[record]));
+    assert_eq!((bench.outcomes.unknown_counters, bench.outcomes.applied), (2, 1));
+}
+
+#[test]
+fn more_watched_than_there_was_is_set_aside() {
+    let folder = tempdir().unwrap();
+    let mut bench = bench(folder.path());
+    let mut record = cuda_of("a", "ml", 5, (0, SECOND));
+    activity_mut(&mut record).sums.watched_ns += 1;
+    bench.batch(&batch_of("a", 1, &[record]));
+    assert_eq!(bench.outcomes.quarantined, [("malformed", 1)].into());
 }

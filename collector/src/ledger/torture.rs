@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::{Strategy, prop, proptest};
 use proptest::test_runner::Config;
+use proto::telemetry::v1::CudaCounter::KernelLaunches as LAUNCHES;
 use tempfile::tempdir;
 
 use crate::ledger::fixtures::{
@@ -115,7 +116,7 @@ fn truth(agents: &[Agent]) -> (BTreeMap<String, u128>, u128, u128) {
                     *shares.entry(name).or_default() += u128::from(*ns);
                 }
             }
-            RecordKind::Cuda(activity) => launches += activity.counts.launches,
+            RecordKind::Cuda(activity) => launches += activity.sums[LAUNCHES],
         }
     }
     (shares, wall, launches)
@@ -156,10 +157,10 @@ fn verify(bench: &Bench, agents: &[Agent]) {
     assert_eq!(usage.tenants["etl"].held_idle, shares["etl"]);
     assert_eq!(usage.unowned, [(("free".to_owned(), String::new()), shares["free"])].into());
     assert_eq!(usage.wall_ns, wall);
-    assert_eq!(usage.tenants["ml"].cuda.unwrap().launches, launches);
+    assert_eq!(usage.tenants["ml"].cuda.as_ref().unwrap()[LAUNCHES], launches);
     assert_eq!(bench.totals.tenants.values().sum::<u128>() + shares["free"], wall);
     assert_eq!(bench.totals.unowned.values().sum::<u128>(), shares["free"]);
-    assert_eq!(bench.totals.cuda.values().map(|it| it.launches).sum::<u128>(), launches);
+    assert_eq!(bench.totals.cuda.values().map(|it| it[LAUNCHES]).sum::<u128>(), launches);
     assert_eq!(bench.class_ns(), wall);
     let hour = 3_600 * u128::from(SECOND);
     assert!(bench.hours().iter().all(|(_, _, ns)| *ns <= hour), "an hour is never overfull");

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::posting::{InstanceAmounts, cuda_counts};
+use crate::ledger::posting::InstanceAmounts;
+use crate::model::cuda::CudaSums;
 use crate::model::ids::{InstanceId, NodeKey, TenantLabels};
-use crate::model::record::{CLASSES, CudaCounts, Method, Reason, TenantShare, UnownedShare};
+use crate::model::record::{CLASSES, Method, Reason, TenantShare, UnownedShare};
 
 /// A series that nothing was posted to for this long leaves the view. It comes back with its old
 /// value when it is posted to again.
@@ -27,7 +28,9 @@ pub struct Totals {
     pub tenants: BTreeMap<TenantSeries, u128>,
     /// Nanoseconds.
     pub unowned: BTreeMap<UnownedSeries, u128>,
-    pub cuda: BTreeMap<TenantLabels, CudaCounts>,
+    pub cuda: BTreeMap<TenantLabels, CudaSums>,
+    /// Calls whose device is known.
+    pub cuda_devices: BTreeMap<InstanceSeries, CudaSums>,
     pub instances: BTreeMap<InstanceSeries, InstanceTotals>,
 }
 
@@ -71,6 +74,7 @@ pub(super) enum Series {
     Unowned(UnownedSeries),
     Cuda(TenantLabels),
     Instance(InstanceSeries),
+    CudaDevice(InstanceSeries),
 }
 
 // === impl Totals ===
@@ -87,7 +91,10 @@ impl Totals {
                 self.unowned.insert(series, first);
             }
             Series::Cuda(labels) => {
-                self.cuda.insert(labels, cuda_counts(amounts).unwrap_or_default());
+                self.cuda.insert(labels, CudaSums::from_slice(amounts));
+            }
+            Series::CudaDevice(series) => {
+                self.cuda_devices.insert(series, CudaSums::from_slice(amounts));
             }
             Series::Instance(series) => {
                 let amounts = InstanceAmounts::from_slice(amounts).unwrap_or_default();
@@ -112,6 +119,7 @@ impl Totals {
     pub(super) fn retire_instances(&mut self, gone: &HashSet<InstanceSeries>) {
         self.unowned.retain(|series, _| !gone.contains(&series.instance));
         self.instances.retain(|series, _| !gone.contains(series));
+        self.cuda_devices.retain(|series, _| !gone.contains(series));
     }
 }
 

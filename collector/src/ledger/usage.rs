@@ -9,10 +9,10 @@ use std::path::Path;
 use rusqlite::Connection;
 
 use crate::ledger::accounts::add;
-use crate::ledger::posting::{InstanceAmounts, cuda_counts};
+use crate::ledger::posting::InstanceAmounts;
 use crate::ledger::schema;
 use crate::ledger::sums::amounts_of;
-use crate::model::record::CudaCounts;
+use crate::model::cuda::CudaSums;
 
 /// Which hours, and whose.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub struct TenantUsage {
     pub held_idle: u128,
     pub held_unknown: u128,
     /// `None` = no CUDA call was ever counted, as on nodes that do not trace.
-    pub cuda: Option<CudaCounts>,
+    pub cuda: Option<CudaSums>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -108,7 +108,7 @@ fn summed(sums: BTreeMap<Key, Vec<u128>>) -> Usage {
         }
         let tenant = usage.tenants.entry(tenant).or_default();
         match (kind.as_str(), share.as_str()) {
-            ("cuda", _) => tenant.cuda = cuda_counts(&amounts),
+            ("cuda", _) => tenant.cuda = Some(CudaSums::from_slice(&amounts)),
             (_, "active") => drop(tenant.active.insert(detail, first)),
             (_, "held_idle") => tenant.held_idle = first,
             (_, "held_unknown") => tenant.held_unknown = first,

@@ -76,7 +76,9 @@ impl View {
             Series::Tenant(TenantSeries { labels, .. }) | Series::Cuda(labels) => {
                 *labels == self.overflow || self.admit(labels, posted)
             }
-            Series::Unowned(UnownedSeries { instance, .. }) | Series::Instance(instance) => {
+            Series::Unowned(UnownedSeries { instance, .. })
+            | Series::Instance(instance)
+            | Series::CudaDevice(instance) => {
                 self.touch(instance, posted);
                 true
             }
@@ -122,6 +124,21 @@ impl View {
         (account, series)
     }
 
+    /// The series of the device that a posting counts for besides its tenant's, where it is known.
+    pub(super) fn device_of(
+        &mut self,
+        account: &Account,
+        instance: &InstanceSeries,
+        now: Seconds,
+    ) -> Option<Series> {
+        let known =
+            matches!(account, Account::Cuda { .. }) && !instance.instance.gpu_uuid.is_empty();
+        known.then(|| {
+            self.touch(instance, now);
+            Series::CudaDevice(instance.clone())
+        })
+    }
+
     /// Forgets what was not posted to for long, and returns it so that the totals forget it too.
     pub(super) fn retire(&mut self, now: Seconds) -> (Vec<TenantLabels>, HashSet<InstanceSeries>) {
         let old = |posted: &Seconds| *posted <= now - retired_after();
@@ -147,6 +164,7 @@ fn series(account: &Account, instance: &InstanceSeries) -> Series {
             reason: *reason,
         }),
         Account::Instance => Series::Instance(instance.clone()),
+        Account::CudaDevice => Series::CudaDevice(instance.clone()),
     }
 }
 

@@ -252,6 +252,7 @@ impl Writer {
         self.metrics.applied.inc_by(outcomes.applied);
         self.metrics.duplicate.inc_by(outcomes.duplicate);
         self.metrics.gaps.inc_by(outcomes.gaps);
+        self.metrics.unknown_counters.inc_by(outcomes.unknown_counters);
         for (reason, count) in &outcomes.quarantined {
             let labels = ["quarantined", *reason];
             self.metrics.quarantined.with_label_values(&labels).inc_by(*count);

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use crate::model::cuda::CudaSums;
 use crate::model::ids::{Holder, InstanceId};
 
 /// Names of the classes, in the order in which sums over classes are kept.
@@ -96,35 +97,13 @@ pub struct CudaActivity {
     pub holder: Holder,
     pub start_ns: u64,
     pub end_ns: u64,
-    /// `None` where the holder's processes were not on exactly one device.
+    /// `None` where the device is not known.
     pub gpu_uuid: Option<Arc<str>>,
-    pub counts: CudaCounts,
+    pub sums: CudaSums,
+    /// How many counters of it this collector does not know. They are in no sum; the raw record has
+    /// them.
+    pub unknown: u64,
 }
-
-/// Counts of CUDA calls, as deltas of one record or as running totals.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CudaCounts {
-    pub launches: u128,
-    pub graph_launches: u128,
-    pub allocations: u128,
-    pub allocated_bytes: u128,
-    pub failed_allocations: u128,
-    pub frees: u128,
-    pub synchronizations: u128,
-    pub synchronize_wait_ns: u128,
-    /// In the order of `COPY_DIRECTIONS`.
-    pub copies: [CopyCounts; COPY_DIRECTIONS.len()],
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct CopyCounts {
-    pub calls: u128,
-    pub bytes: u128,
-}
-
-/// Names of the directions of a copy, in the order in which they are kept.
-pub const COPY_DIRECTIONS: [&str; 5] =
-    ["host_to_device", "device_to_host", "device_to_device", "unknown", "peer"];
 
 // === impl Tile ===
 
@@ -132,53 +111,6 @@ impl Tile {
     #[must_use]
     pub fn span(&self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns)
-    }
-}
-
-// === impl CudaCounts ===
-
-impl CudaCounts {
-    /// How many numbers `to_array` has.
-    pub const LEN: usize = 8 + 2 * COPY_DIRECTIONS.len();
-
-    /// Every count, in the order in which the ledger stores them.
-    #[must_use]
-    pub fn to_array(&self) -> [u128; Self::LEN] {
-        let mut array = [0; Self::LEN];
-        array[..8].copy_from_slice(&[
-            self.launches,
-            self.graph_launches,
-            self.allocations,
-            self.allocated_bytes,
-            self.failed_allocations,
-            self.frees,
-            self.synchronizations,
-            self.synchronize_wait_ns,
-        ]);
-        for (pair, copy) in array[8..].chunks_exact_mut(2).zip(&self.copies) {
-            pair.copy_from_slice(&[copy.calls, copy.bytes]);
-        }
-        array
-    }
-
-    /// The reverse of `to_array`.
-    #[must_use]
-    pub fn from_array(array: &[u128; Self::LEN]) -> Self {
-        let mut counts = Self {
-            launches: array[0],
-            graph_launches: array[1],
-            allocations: array[2],
-            allocated_bytes: array[3],
-            failed_allocations: array[4],
-            frees: array[5],
-            synchronizations: array[6],
-            synchronize_wait_ns: array[7],
-            ..Self::default()
-        };
-        for (copy, pair) in counts.copies.iter_mut().zip(array[8..].chunks_exact(2)) {
-            *copy = CopyCounts { calls: pair[0], bytes: pair[1] };
-        }
-        counts
     }
 }
 

@@ -1,12 +1,13 @@
 //! `usage.v1`: the ledger's sums on the wire, in whole nanoseconds.
 
+use proto::cuda::Totals;
 use proto::usage::v1 as pb;
 use proto::usage::v1::usage_server::{Usage as UsageApi, UsageServer};
 use tonic::{Request, Response, Status};
 
 use crate::ledger::LedgerHandle;
 use crate::ledger::usage::{Query, TenantUsage, Usage};
-use crate::model::record::CudaCounts;
+use crate::model::cuda::CudaSums;
 
 const HOUR_S: i64 = 3600;
 
@@ -81,19 +82,22 @@ fn tenant(name: &str, usage: &TenantUsage) -> pb::TenantUsage {
             active: Some(nanoseconds(*active)),
         })
         .collect();
-    let copied = |it: CudaCounts| count(it.copies.iter().map(|it| it.bytes).sum());
+    let cuda = usage.cuda.as_ref().map(CudaSums::totals);
     pb::TenantUsage {
         tenant: name.to_owned(),
         active: Some(nanoseconds(usage.active_ns())),
         held_idle: Some(nanoseconds(usage.held_idle)),
         held_unknown: Some(nanoseconds(usage.held_unknown)),
         methods,
-        launches: usage.cuda.map(|it| count(it.launches)),
-        copied_bytes: usage.cuda.map(copied),
+        launches: cuda.as_ref().map(|it| it.counts.launches()),
+        copied_bytes: cuda.as_ref().map(|it| it.counts.copied_bytes()),
+        memory_known: cuda.as_ref().is_some_and(Totals::knows_memory),
+        sampled: cuda.as_ref().map(|it| nanoseconds(it.sampled_ns)),
+        cuda: cuda.as_ref().map(|it| it.counts.message()),
     }
 }
 
-/// Counts of calls and bytes stay below 2^64 for any fleet; one that does not is shown as that.
+/// Half of a 128-bit number.
 fn count(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }

@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use proto::telemetry::v1::{Device, Holder, Instance, LiveUpdate};
+use proto::telemetry::v1::{Device, Holder, Instance, LiveUpdate, TracedMemory, Tracing};
 
 /// Devices of one node. More are dropped.
 pub const DEVICES: usize = 64;
@@ -13,6 +13,11 @@ pub const DEVICES: usize = 64;
 pub const INSTANCES: usize = 16;
 /// Holders of one instance. More are dropped.
 pub const HOLDERS: usize = 64;
+/// Holders of one node with traced memory; a tenant whose holders are cut off has no sum that is whole,
+/// so all of that node's go. Also its causes of loss, and files whose memory calls are not counted.
+pub const TRACED_HOLDERS: usize = 1_024;
+const LOSSES: usize = 16;
+const HELD_BACK: usize = 16;
 /// Bytes of one text. The rest is cut off; a UUID that is longer takes its device along.
 pub const TEXT_BYTES: usize = 256;
 
@@ -32,8 +37,9 @@ impl Cuts {
     pub(super) fn apply(&mut self, update: &mut LiveUpdate) {
         self.text(&mut update.nvml_state);
         if let Some(tracing) = &mut update.tracing {
-            self.text(&mut tracing.reason);
+            self.tracing(tracing);
         }
+        self.traced_memory(&mut update.traced_memory);
         if let Some(node) = &mut update.node {
             self.text(&mut node.agent_version);
             self.text(&mut node.boot_id);
@@ -44,6 +50,23 @@ impl Cuts {
         update.devices.truncate(DEVICES);
         self.devices += lost(before, update.devices.len());
         update.devices.iter_mut().for_each(|it| self.device(it));
+    }
+
+    fn tracing(&mut self, tracing: &mut Tracing) {
+        self.text(&mut tracing.reason);
+        self.text(&mut tracing.sampling_reason);
+        tracing.lost.truncate(LOSSES);
+        tracing.lost.iter_mut().for_each(|it| self.text(&mut it.cause));
+        tracing.memory_held_back.truncate(HELD_BACK);
+        tracing.memory_held_back.iter_mut().for_each(|it| self.text(it));
+    }
+
+    fn traced_memory(&mut self, memory: &mut Vec<TracedMemory>) {
+        if memory.len() > TRACED_HOLDERS {
+            self.holders += lost(memory.len(), 0);
+            memory.clear();
+        }
+        memory.iter_mut().filter_map(|it| it.holder.as_mut()).for_each(|it| self.holder(it));
     }
 
     fn device(&mut self, device: &mut Device) {

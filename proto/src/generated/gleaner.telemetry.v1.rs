@@ -517,95 +517,33 @@ pub struct CudaActivity {
     pub start_ns: u64,
     #[prost(uint64, tag = "3")]
     pub end_ns: u64,
-    /// Present where the driver listed the holder's processes on exactly one device.
+    /// The device that the calls were made for. Absent = not known.
     #[prost(string, optional, tag = "4")]
     pub gpu_uuid: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(message, optional, tag = "5")]
     pub counts: ::core::option::Option<CudaCounts>,
+    /// How much of the span every hook was on. Equal to the span = the counts are exact; less = hooks were
+    /// taken off by turns and the counts are scaled, or nobody counted for a part of it.
+    #[prost(uint64, tag = "6")]
+    pub watched_ns: u64,
+    /// Memory calls were counted all along for every process that is in `counts`. False = their counters
+    /// may be too small, and none of them means zero.
+    #[prost(bool, tag = "7")]
+    pub memory_known: bool,
 }
-/// Deltas. Zero means that none happened while every wanted hook was attached.
+/// Calls and what they asked for, by counter. As deltas or as totals.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct CudaCounts {
-    /// cuLaunchKernel, cuLaunchKernelEx and their variants.
-    #[prost(uint64, tag = "1")]
-    pub launches: u64,
-    #[prost(uint64, tag = "2")]
-    pub graph_launches: u64,
-    #[prost(uint64, tag = "3")]
-    pub allocations: u64,
-    #[prost(uint64, tag = "4")]
-    pub allocated_bytes: u64,
-    #[prost(uint64, tag = "5")]
-    pub failed_allocations: u64,
-    #[prost(uint64, tag = "6")]
-    pub frees: u64,
-    #[prost(message, repeated, tag = "7")]
-    pub copies: ::prost::alloc::vec::Vec<CopyCounts>,
-    #[prost(uint64, tag = "8")]
-    pub synchronizations: u64,
-    #[prost(uint64, tag = "9")]
-    pub synchronize_wait_ns: u64,
+    /// Only what is not zero; each counter once.
+    #[prost(message, repeated, tag = "10")]
+    pub counts: ::prost::alloc::vec::Vec<CudaCount>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
-pub struct CopyCounts {
-    #[prost(enumeration = "copy_counts::Direction", tag = "1")]
-    pub direction: i32,
+pub struct CudaCount {
+    #[prost(enumeration = "CudaCounter", tag = "1")]
+    pub counter: i32,
     #[prost(uint64, tag = "2")]
-    pub calls: u64,
-    #[prost(uint64, tag = "3")]
-    pub bytes: u64,
-}
-/// Nested message and enum types in `CopyCounts`.
-pub mod copy_counts {
-    #[derive(
-        Clone,
-        Copy,
-        Debug,
-        PartialEq,
-        Eq,
-        Hash,
-        PartialOrd,
-        Ord,
-        ::prost::Enumeration
-    )]
-    #[repr(i32)]
-    pub enum Direction {
-        Unspecified = 0,
-        HostToDevice = 1,
-        DeviceToHost = 2,
-        DeviceToDevice = 3,
-        /// Unified addressing: the call does not say.
-        Unknown = 4,
-        Peer = 5,
-    }
-    impl Direction {
-        /// String value of the enum field names used in the ProtoBuf definition.
-        ///
-        /// The values are not transformed in any way and thus are considered stable
-        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
-        pub fn as_str_name(&self) -> &'static str {
-            match self {
-                Self::Unspecified => "DIRECTION_UNSPECIFIED",
-                Self::HostToDevice => "HOST_TO_DEVICE",
-                Self::DeviceToHost => "DEVICE_TO_HOST",
-                Self::DeviceToDevice => "DEVICE_TO_DEVICE",
-                Self::Unknown => "UNKNOWN",
-                Self::Peer => "PEER",
-            }
-        }
-        /// Creates an enum from field names used in the ProtoBuf definition.
-        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
-            match value {
-                "DIRECTION_UNSPECIFIED" => Some(Self::Unspecified),
-                "HOST_TO_DEVICE" => Some(Self::HostToDevice),
-                "DEVICE_TO_HOST" => Some(Self::DeviceToHost),
-                "DEVICE_TO_DEVICE" => Some(Self::DeviceToDevice),
-                "UNKNOWN" => Some(Self::Unknown),
-                "PEER" => Some(Self::Peer),
-                _ => None,
-            }
-        }
-    }
+    pub value: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LiveUpdate {
@@ -625,6 +563,24 @@ pub struct LiveUpdate {
     /// "", or why there is nothing to read: `no NVIDIA driver` …
     #[prost(string, tag = "6")]
     pub nvml_state: ::prost::alloc::string::String,
+    /// Every holder that uses a GPU.
+    #[prost(message, repeated, tag = "7")]
+    pub traced_memory: ::prost::alloc::vec::Vec<TracedMemory>,
+}
+/// Memory that the processes of a holder have allocated now. Absent = there is one whose memory calls
+/// were not counted all along: a part would read as the whole.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TracedMemory {
+    #[prost(message, optional, tag = "1")]
+    pub holder: ::core::option::Option<Holder>,
+    #[prost(uint64, optional, tag = "2")]
+    pub live_bytes: ::core::option::Option<u64>,
+    /// Sum of the peaks of its processes, which they need not have reached together.
+    #[prost(uint64, optional, tag = "3")]
+    pub peak_bytes: ::core::option::Option<u64>,
+    /// Pinned host memory.
+    #[prost(uint64, optional, tag = "4")]
+    pub host_bytes: ::core::option::Option<u64>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct LiveSummary {
@@ -632,7 +588,7 @@ pub struct LiveSummary {
     pub updates: u64,
 }
 /// What the eBPF side can vouch for.
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Tracing {
     #[prost(bool, tag = "1")]
     pub on: bool,
@@ -643,9 +599,30 @@ pub struct Tracing {
     pub hooks_attached: u32,
     #[prost(uint32, tag = "4")]
     pub hooks_wanted: u32,
+    /// Hooks at instructions that the kernel must single-step.
+    #[prost(uint32, tag = "6")]
+    pub hooks_slow: u32,
     /// Records or counts whose attribution was lost, since the agent started.
-    #[prost(uint64, tag = "5")]
-    pub dropped: u64,
+    #[prost(message, repeated, tag = "7")]
+    pub lost: ::prost::alloc::vec::Vec<TracingLoss>,
+    /// 1 / share of the time in which hits count, of the most sampled library file; absent = all of the
+    /// time. Counts are scaled by it.
+    #[prost(double, optional, tag = "8")]
+    pub sampling_factor: ::core::option::Option<f64>,
+    /// Why, where it is sampled.
+    #[prost(string, tag = "9")]
+    pub sampling_reason: ::prost::alloc::string::String,
+    /// Library files whose memory calls are not counted, and why, for people.
+    #[prost(string, repeated, tag = "10")]
+    pub memory_held_back: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TracingLoss {
+    /// From a fixed list: `calls`, `records`, `results` …
+    #[prost(string, tag = "1")]
+    pub cause: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Device {
@@ -753,6 +730,225 @@ pub struct Evidence {
     pub last_launch_age_ns: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "5")]
     pub power_mw: ::core::option::Option<u64>,
+}
+/// What is counted, one by one. Numbers are for ever: a new counter goes to the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
+#[repr(i32)]
+pub enum CudaCounter {
+    Unspecified = 0,
+    /// cuLaunchKernel, cuLaunchKernelEx and their variants.
+    KernelLaunches = 1,
+    CooperativeLaunches = 2,
+    /// How many kernels a graph holds is not known.
+    GraphLaunches = 3,
+    /// Work for the host, in the order of a stream.
+    HostFunctions = 4,
+    /// Six for each kind of memory. Those that end in ALLOCATIONS count what succeeded.
+    DeviceAllocations = 5,
+    DeviceAllocatedBytes = 6,
+    DeviceFailed = 7,
+    /// Part of DEVICE_FAILED; likewise for the other kinds of memory.
+    DeviceOutOfMemory = 8,
+    DeviceFrees = 9,
+    DeviceFreedBytes = 10,
+    ManagedAllocations = 11,
+    ManagedAllocatedBytes = 12,
+    ManagedFailed = 13,
+    ManagedOutOfMemory = 14,
+    ManagedFrees = 15,
+    ManagedFreedBytes = 16,
+    /// Physical memory of the virtual memory management calls.
+    VirtualAllocations = 17,
+    VirtualAllocatedBytes = 18,
+    VirtualFailed = 19,
+    VirtualOutOfMemory = 20,
+    VirtualFrees = 21,
+    VirtualFreedBytes = 22,
+    /// Asked of a pool in stream order: the pool, not the call, takes memory from the device.
+    StreamOrderedAllocations = 23,
+    StreamOrderedAllocatedBytes = 24,
+    StreamOrderedFailed = 25,
+    StreamOrderedOutOfMemory = 26,
+    StreamOrderedFrees = 27,
+    StreamOrderedFreedBytes = 28,
+    /// Pinned host memory, allocated or registered.
+    HostAllocations = 29,
+    HostAllocatedBytes = 30,
+    HostFailed = 31,
+    HostOutOfMemory = 32,
+    HostFrees = 33,
+    HostFreedBytes = 34,
+    Maps = 35,
+    MappedBytes = 36,
+    Unmaps = 37,
+    UnmappedBytes = 38,
+    /// Memory of another process that was opened: not an allocation.
+    Imports = 39,
+    HostToDeviceCalls = 40,
+    HostToDeviceBytes = 41,
+    DeviceToHostCalls = 42,
+    DeviceToHostBytes = 43,
+    DeviceToDeviceCalls = 44,
+    DeviceToDeviceBytes = 45,
+    /// Copies by a call that does not say the direction.
+    UnknownCalls = 46,
+    UnknownBytes = 47,
+    PeerCalls = 48,
+    PeerBytes = 49,
+    Memsets = 50,
+    MemsetBytes = 51,
+    Synchronizations = 52,
+    SynchronizeWaitNs = 53,
+    /// Time in which the process may have had work on a device: an upper bound.
+    BusyUpperNs = 54,
+    EventRecords = 55,
+    /// Questions whether an event or a stream is done.
+    Queries = 56,
+    ModuleLoads = 57,
+    ModuleLoadNs = 58,
+    Contexts = 59,
+    ContextsDestroyed = 60,
+    Streams = 61,
+}
+impl CudaCounter {
+    /// String value of the enum field names used in the ProtoBuf definition.
+    ///
+    /// The values are not transformed in any way and thus are considered stable
+    /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+    pub fn as_str_name(&self) -> &'static str {
+        match self {
+            Self::Unspecified => "CUDA_COUNTER_UNSPECIFIED",
+            Self::KernelLaunches => "KERNEL_LAUNCHES",
+            Self::CooperativeLaunches => "COOPERATIVE_LAUNCHES",
+            Self::GraphLaunches => "GRAPH_LAUNCHES",
+            Self::HostFunctions => "HOST_FUNCTIONS",
+            Self::DeviceAllocations => "DEVICE_ALLOCATIONS",
+            Self::DeviceAllocatedBytes => "DEVICE_ALLOCATED_BYTES",
+            Self::DeviceFailed => "DEVICE_FAILED",
+            Self::DeviceOutOfMemory => "DEVICE_OUT_OF_MEMORY",
+            Self::DeviceFrees => "DEVICE_FREES",
+            Self::DeviceFreedBytes => "DEVICE_FREED_BYTES",
+            Self::ManagedAllocations => "MANAGED_ALLOCATIONS",
+            Self::ManagedAllocatedBytes => "MANAGED_ALLOCATED_BYTES",
+            Self::ManagedFailed => "MANAGED_FAILED",
+            Self::ManagedOutOfMemory => "MANAGED_OUT_OF_MEMORY",
+            Self::ManagedFrees => "MANAGED_FREES",
+            Self::ManagedFreedBytes => "MANAGED_FREED_BYTES",
+            Self::VirtualAllocations => "VIRTUAL_ALLOCATIONS",
+            Self::VirtualAllocatedBytes => "VIRTUAL_ALLOCATED_BYTES",
+            Self::VirtualFailed => "VIRTUAL_FAILED",
+            Self::VirtualOutOfMemory => "VIRTUAL_OUT_OF_MEMORY",
+            Self::VirtualFrees => "VIRTUAL_FREES",
+            Self::VirtualFreedBytes => "VIRTUAL_FREED_BYTES",
+            Self::StreamOrderedAllocations => "STREAM_ORDERED_ALLOCATIONS",
+            Self::StreamOrderedAllocatedBytes => "STREAM_ORDERED_ALLOCATED_BYTES",
+            Self::StreamOrderedFailed => "STREAM_ORDERED_FAILED",
+            Self::StreamOrderedOutOfMemory => "STREAM_ORDERED_OUT_OF_MEMORY",
+            Self::StreamOrderedFrees => "STREAM_ORDERED_FREES",
+            Self::StreamOrderedFreedBytes => "STREAM_ORDERED_FREED_BYTES",
+            Self::HostAllocations => "HOST_ALLOCATIONS",
+            Self::HostAllocatedBytes => "HOST_ALLOCATED_BYTES",
+            Self::HostFailed => "HOST_FAILED",
+            Self::HostOutOfMemory => "HOST_OUT_OF_MEMORY",
+            Self::HostFrees => "HOST_FREES",
+            Self::HostFreedBytes => "HOST_FREED_BYTES",
+            Self::Maps => "MAPS",
+            Self::MappedBytes => "MAPPED_BYTES",
+            Self::Unmaps => "UNMAPS",
+            Self::UnmappedBytes => "UNMAPPED_BYTES",
+            Self::Imports => "IMPORTS",
+            Self::HostToDeviceCalls => "HOST_TO_DEVICE_CALLS",
+            Self::HostToDeviceBytes => "HOST_TO_DEVICE_BYTES",
+            Self::DeviceToHostCalls => "DEVICE_TO_HOST_CALLS",
+            Self::DeviceToHostBytes => "DEVICE_TO_HOST_BYTES",
+            Self::DeviceToDeviceCalls => "DEVICE_TO_DEVICE_CALLS",
+            Self::DeviceToDeviceBytes => "DEVICE_TO_DEVICE_BYTES",
+            Self::UnknownCalls => "UNKNOWN_CALLS",
+            Self::UnknownBytes => "UNKNOWN_BYTES",
+            Self::PeerCalls => "PEER_CALLS",
+            Self::PeerBytes => "PEER_BYTES",
+            Self::Memsets => "MEMSETS",
+            Self::MemsetBytes => "MEMSET_BYTES",
+            Self::Synchronizations => "SYNCHRONIZATIONS",
+            Self::SynchronizeWaitNs => "SYNCHRONIZE_WAIT_NS",
+            Self::BusyUpperNs => "BUSY_UPPER_NS",
+            Self::EventRecords => "EVENT_RECORDS",
+            Self::Queries => "QUERIES",
+            Self::ModuleLoads => "MODULE_LOADS",
+            Self::ModuleLoadNs => "MODULE_LOAD_NS",
+            Self::Contexts => "CONTEXTS",
+            Self::ContextsDestroyed => "CONTEXTS_DESTROYED",
+            Self::Streams => "STREAMS",
+        }
+    }
+    /// Creates an enum from field names used in the ProtoBuf definition.
+    pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+        match value {
+            "CUDA_COUNTER_UNSPECIFIED" => Some(Self::Unspecified),
+            "KERNEL_LAUNCHES" => Some(Self::KernelLaunches),
+            "COOPERATIVE_LAUNCHES" => Some(Self::CooperativeLaunches),
+            "GRAPH_LAUNCHES" => Some(Self::GraphLaunches),
+            "HOST_FUNCTIONS" => Some(Self::HostFunctions),
+            "DEVICE_ALLOCATIONS" => Some(Self::DeviceAllocations),
+            "DEVICE_ALLOCATED_BYTES" => Some(Self::DeviceAllocatedBytes),
+            "DEVICE_FAILED" => Some(Self::DeviceFailed),
+            "DEVICE_OUT_OF_MEMORY" => Some(Self::DeviceOutOfMemory),
+            "DEVICE_FREES" => Some(Self::DeviceFrees),
+            "DEVICE_FREED_BYTES" => Some(Self::DeviceFreedBytes),
+            "MANAGED_ALLOCATIONS" => Some(Self::ManagedAllocations),
+            "MANAGED_ALLOCATED_BYTES" => Some(Self::ManagedAllocatedBytes),
+            "MANAGED_FAILED" => Some(Self::ManagedFailed),
+            "MANAGED_OUT_OF_MEMORY" => Some(Self::ManagedOutOfMemory),
+            "MANAGED_FREES" => Some(Self::ManagedFrees),
+            "MANAGED_FREED_BYTES" => Some(Self::ManagedFreedBytes),
+            "VIRTUAL_ALLOCATIONS" => Some(Self::VirtualAllocations),
+            "VIRTUAL_ALLOCATED_BYTES" => Some(Self::VirtualAllocatedBytes),
+            "VIRTUAL_FAILED" => Some(Self::VirtualFailed),
+            "VIRTUAL_OUT_OF_MEMORY" => Some(Self::VirtualOutOfMemory),
+            "VIRTUAL_FREES" => Some(Self::VirtualFrees),
+            "VIRTUAL_FREED_BYTES" => Some(Self::VirtualFreedBytes),
+            "STREAM_ORDERED_ALLOCATIONS" => Some(Self::StreamOrderedAllocations),
+            "STREAM_ORDERED_ALLOCATED_BYTES" => Some(Self::StreamOrderedAllocatedBytes),
+            "STREAM_ORDERED_FAILED" => Some(Self::StreamOrderedFailed),
+            "STREAM_ORDERED_OUT_OF_MEMORY" => Some(Self::StreamOrderedOutOfMemory),
+            "STREAM_ORDERED_FREES" => Some(Self::StreamOrderedFrees),
+            "STREAM_ORDERED_FREED_BYTES" => Some(Self::StreamOrderedFreedBytes),
+            "HOST_ALLOCATIONS" => Some(Self::HostAllocations),
+            "HOST_ALLOCATED_BYTES" => Some(Self::HostAllocatedBytes),
+            "HOST_FAILED" => Some(Self::HostFailed),
+            "HOST_OUT_OF_MEMORY" => Some(Self::HostOutOfMemory),
+            "HOST_FREES" => Some(Self::HostFrees),
+            "HOST_FREED_BYTES" => Some(Self::HostFreedBytes),
+            "MAPS" => Some(Self::Maps),
+            "MAPPED_BYTES" => Some(Self::MappedBytes),
+            "UNMAPS" => Some(Self::Unmaps),
+            "UNMAPPED_BYTES" => Some(Self::UnmappedBytes),
+            "IMPORTS" => Some(Self::Imports),
+            "HOST_TO_DEVICE_CALLS" => Some(Self::HostToDeviceCalls),
+            "HOST_TO_DEVICE_BYTES" => Some(Self::HostToDeviceBytes),
+            "DEVICE_TO_HOST_CALLS" => Some(Self::DeviceToHostCalls),
+            "DEVICE_TO_HOST_BYTES" => Some(Self::DeviceToHostBytes),
+            "DEVICE_TO_DEVICE_CALLS" => Some(Self::DeviceToDeviceCalls),
+            "DEVICE_TO_DEVICE_BYTES" => Some(Self::DeviceToDeviceBytes),
+            "UNKNOWN_CALLS" => Some(Self::UnknownCalls),
+            "UNKNOWN_BYTES" => Some(Self::UnknownBytes),
+            "PEER_CALLS" => Some(Self::PeerCalls),
+            "PEER_BYTES" => Some(Self::PeerBytes),
+            "MEMSETS" => Some(Self::Memsets),
+            "MEMSET_BYTES" => Some(Self::MemsetBytes),
+            "SYNCHRONIZATIONS" => Some(Self::Synchronizations),
+            "SYNCHRONIZE_WAIT_NS" => Some(Self::SynchronizeWaitNs),
+            "BUSY_UPPER_NS" => Some(Self::BusyUpperNs),
+            "EVENT_RECORDS" => Some(Self::EventRecords),
+            "QUERIES" => Some(Self::Queries),
+            "MODULE_LOADS" => Some(Self::ModuleLoads),
+            "MODULE_LOAD_NS" => Some(Self::ModuleLoadNs),
+            "CONTEXTS" => Some(Self::Contexts),
+            "CONTEXTS_DESTROYED" => Some(Self::ContextsDestroyed),
+            "STREAMS" => Some(Self::Streams),
+            _ => None,
+        }
+    }
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

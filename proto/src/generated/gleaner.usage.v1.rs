@@ -43,6 +43,16 @@ pub struct TenantUsage {
     pub launches: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "7")]
     pub copied_bytes: ::core::option::Option<u64>,
+    /// Every counter; absent like `launches`.
+    #[prost(message, optional, tag = "8")]
+    pub cuda: ::core::option::Option<super::super::telemetry::v1::CudaCounts>,
+    /// Memory calls were counted at some time. False = the counters of memory calls say nothing.
+    #[prost(bool, tag = "9")]
+    pub memory_known: bool,
+    /// Time of the tenant's CUDA activity in which not every hook was on: its counts are scaled or too
+    /// small. Zero = every count is exact.
+    #[prost(message, optional, tag = "10")]
+    pub sampled: ::core::option::Option<Nanoseconds>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MethodUsage {

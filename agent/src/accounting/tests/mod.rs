@@ -11,6 +11,7 @@ use crate::model::readings::{Health, NvmlState, Readings};
 use crate::model::units::BootNs;
 use crate::model::usage::{Class, Method, Reason, Share, Tile};
 
+mod calls;
 mod properties;
 
 pub(super) fn observe(previous: Option<&Observation>, readings: Readings) -> Observation {

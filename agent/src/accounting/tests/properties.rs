@@ -1,4 +1,4 @@
-//! Random worlds against a tiny model: time, energy and calls that went in come out, once.
+//! Random worlds against a tiny model: time and energy that went in come out, once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -6,12 +6,11 @@ use std::time::Duration;
 use proptest::prelude::{Strategy, any, prop, prop_assert, prop_assert_eq, proptest};
 
 use super::observe;
-use crate::accounting::cuda::CudaMeter;
 use crate::accounting::tiles::{LONGEST_NS, OpenTiles};
 use crate::accounting::{Observation, slice};
 use crate::attribution::fixtures;
 use crate::model::ids::{InstanceId, ProcessId};
-use crate::model::readings::{CudaProcess, Health, NvmlState, Readings};
+use crate::model::readings::{Health, NvmlState, Readings};
 use crate::model::units::BootNs;
 use crate::model::usage::{Share, Tile};
 
@@ -173,94 +172,5 @@ proptest! {
         tiles.extend(open.close_all());
         assert_contiguous(&tiles, start, end);
         prop_assert_eq!(sums(tiles.iter()), sums(flat.into_iter()));
-    }
-}
-
-/// What a process does between two ticks.
-#[derive(Clone, Debug)]
-struct Work {
-    tgid: u32,
-    launches: u64,
-    exits: bool,
-    resolved: bool,
-}
-
-fn work() -> impl Strategy<Value = Work> {
-    (0..4_u32, 0..9_u64, prop::bool::weighted(0.2), any::<bool>())
-        .prop_map(|(tgid, launches, exits, resolved)| Work { tgid, launches, exits, resolved })
-}
-
-/// Processes by number; one that exits makes its number free for another life.
-#[derive(Debug, Default)]
-struct World {
-    lives: BTreeMap<u32, (u64, u64)>,
-    launched: u64,
-}
-
-impl World {
-    fn tick(&mut self, at: u64, works: &[Work], listed: bool) -> Readings {
-        let mut readings = fixtures::readings(at, 1);
-        let mut exited = Vec::new();
-        for work in works {
-            if exited.contains(&work.tgid) {
-                continue;
-            }
-            let life = self.lives.entry(work.tgid).or_default();
-            life.1 += work.launches;
-            self.launched += work.launches;
-            if work.exits {
-                exited.push(work.tgid);
-            }
-            let id = ProcessId { tgid: work.tgid, start_ticks: life.0 };
-            if work.resolved {
-                readings.holders.insert(id, fixtures::holder("unit"));
-            }
-        }
-        for (tgid, (life, launches)) in &self.lives {
-            let id = ProcessId { tgid: *tgid, start_ticks: *life };
-            readings.cuda.processes.insert(id, process(*launches, exited.contains(tgid)));
-        }
-        for tgid in exited {
-            let life = self.lives[&tgid].0;
-            self.lives.insert(tgid, (life + 1, 0));
-        }
-        if !listed {
-            fixtures::instance(&mut readings, 0).processes = None;
-        }
-        readings
-    }
-}
-
-fn process(launches: u64, exited: bool) -> CudaProcess {
-    CudaProcess { exited, ..fixtures::cuda_process(7, fixtures::launched(launches)) }
-}
-
-proptest! {
-    #[test]
-    fn every_call_is_counted_once(
-        ticks in prop::collection::vec(
-            (prop::collection::vec(work(), 0..6), any::<bool>(), any::<bool>()), 1..30)
-    ) {
-        let mut world = World::default();
-        let mut meter = CudaMeter::default();
-        let mut previous = None;
-        let mut at = 0;
-        let mut counted = 0;
-        let mut end = BootNs(0);
-        for (works, closes, listed) in ticks {
-            at += 1_000;
-            let next = world.tick(at, &works, listed);
-            meter.advance(previous.as_ref(), &next);
-            previous = Some(next);
-            if closes {
-                for activity in meter.close(BootNs(at)) {
-                    prop_assert!(activity.start >= end && activity.start < activity.end);
-                    counted += activity.counts.launches();
-                }
-                end = BootNs(at);
-            }
-        }
-        counted += meter.close(BootNs(at + 1)).iter().map(|it| it.counts.launches()).sum::<u64>();
-        prop_assert_eq!(counted, world.launched);
     }
 }

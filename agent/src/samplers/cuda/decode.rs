@@ -66,6 +66,7 @@ mod tests {
         kernel[Loss::Records as usize] = 5;
         let found = lost(&kernel, 7);
         assert_eq!((found["records"], found["ends"], found["calls"]), (5, 7, 0));
+        assert!(found.keys().all(|it| proto::cuda::loss_cause(it) == *it), "each is a label");
     }
 
     #[test]

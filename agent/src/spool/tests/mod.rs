@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::attribution::fixtures;
 use crate::model::units::BootNs;
-use crate::model::usage::{Class, CudaActivity, Record, Share, Tile};
+use crate::model::usage::{Class, Record, Share, Tile};
 use crate::record::{self, Stamp};
 use crate::spool::schema::{Place, StoreError};
 use crate::spool::store::Store;
@@ -39,13 +39,9 @@ fn tile(device: u32, index: u64) -> Record {
 }
 
 fn cuda(index: u64) -> Record {
-    Record::Cuda(Box::new(CudaActivity {
-        holder: fixtures::holder("unit"),
-        start: BootNs(index * SECOND),
-        end: BootNs((index + 1) * SECOND),
-        device: None,
-        counts: fixtures::launched(2),
-    }))
+    let span = (index * SECOND, (index + 1) * SECOND);
+    let counts = fixtures::launched(2);
+    Record::Cuda(Box::new(fixtures::activity(fixtures::holder("unit"), span, counts)))
 }
 
 fn stamped(records: impl IntoIterator<Item = Record>) -> Vec<(Record, Stamp)> {

@@ -2,8 +2,8 @@
 
 use proto::capacity::v1 as pb;
 use proto::names;
-use proto::telemetry::v1::{Device, Health, Holder, Instance, LiveHolder};
-use serde_json::{Value, json};
+use proto::telemetry::v1::{Device, Health, Holder, Instance, LiveHolder, TracingLoss};
+use serde_json::{Map, Value, json};
 
 use crate::words;
 
@@ -86,11 +86,18 @@ fn node(node: &pb::Node) -> Value {
             "reason": it.reason,
             "hooks_attached": it.hooks_attached,
             "hooks_wanted": it.hooks_wanted,
-            "dropped": it.dropped,
+            "hooks_slow": it.hooks_slow,
+            "lost": it.lost.iter().map(loss).collect::<Map<_, _>>(),
+            "sampling_factor": it.sampling_factor,
+            "memory_held_back": it.memory_held_back,
         })),
         "spool_records": node.spool_records,
         "gpus": gpus,
     })
+}
+
+fn loss(loss: &TracingLoss) -> (String, Value) {
+    (loss.cause.clone(), loss.count.into())
 }
 
 fn gpu<'a>(device: &Device, states: &mut impl Iterator<Item = &'a pb::InstanceState>) -> Value {

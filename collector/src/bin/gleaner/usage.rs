@@ -7,8 +7,10 @@ use std::io::Write;
 
 use collector::clock;
 use comfy_table::{CellAlignment, Table, presets};
+use proto::cuda::{self, Counts};
+use proto::telemetry::v1::{CudaCounter, CudaCounts};
 use proto::usage::v1::{GetUsageRequest, GetUsageResponse, Nanoseconds, TenantUsage};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use crate::connect::{ClientError, Collector};
 use crate::words;
@@ -95,6 +97,9 @@ fn people(usage: &GetUsageResponse, tenant: Option<&str>) -> String {
     let mut text = format!(
         "{table}\n\nGPU-hours, rounded down to a millionth; --json has every nanosecond.\n"
     );
+    if usage.tenants.iter().any(is_sampled) {
+        text.push_str("~ calls were not counted all the time: --json says for how long not.\n");
+    }
     if tenant.is_none() {
         text.push_str(&conservation(total, ns(usage.wall)));
     }
@@ -102,15 +107,21 @@ fn people(usage: &GetUsageResponse, tenant: Option<&str>) -> String {
 }
 
 fn tenant_row(it: &TenantUsage) -> [String; 7] {
+    let about = if is_sampled(it) { "~" } else { "" };
     [
         it.tenant.clone(),
         hours(ns(it.active)),
         hours(ns(it.held_idle)),
         hours(ns(it.held_unknown)),
         hours(owned(it)),
-        it.launches.map_or_else(unknown, |it| it.to_string()),
-        it.copied_bytes.map_or_else(unknown, words::bytes),
+        it.launches.map_or_else(unknown, |count| format!("{about}{count}")),
+        it.copied_bytes.map_or_else(unknown, |bytes| format!("{about}{}", words::bytes(bytes))),
     ]
+}
+
+/// Its counts are scaled, or too small.
+fn is_sampled(it: &TenantUsage) -> bool {
+    ns(it.sampled) > 0
 }
 
 /// What was not measured is not zero.
@@ -136,11 +147,13 @@ fn program(usage: &GetUsageResponse) -> Value {
         json!({
             "tenant": it.tenant,
             "active_ns": exact(it.active),
-            "active_ns_by_method": methods.collect::<serde_json::Map<_, Value>>(),
+            "active_ns_by_method": methods.collect::<Map<_, Value>>(),
             "held_idle_ns": exact(it.held_idle),
             "held_unknown_ns": exact(it.held_unknown),
             "launches": it.launches.map(|it| it.to_string()),
             "copied_bytes": it.copied_bytes.map(|it| it.to_string()),
+            "cuda": it.cuda.as_ref().map(|cuda| counts(cuda, it.memory_known)),
+            "cuda_sampled_ns": it.sampled.map(|it| ns(Some(it)).to_string()),
         })
     };
     let unowned = usage
@@ -154,6 +167,16 @@ fn program(usage: &GetUsageResponse) -> Value {
         "tenants": usage.tenants.iter().map(tenant).collect::<Vec<_>>(),
         "unowned": unowned.collect::<Vec<_>>(),
     })
+}
+
+/// Every counter by name; those of memory are null where memory calls were never counted.
+fn counts(message: &CudaCounts, memory_known: bool) -> Value {
+    let counts = Counts::of(message);
+    let value = |counter: CudaCounter| {
+        let known = memory_known || !cuda::is_of_memory(counter);
+        known.then(|| counts[counter].to_string())
+    };
+    cuda::counters().map(|it| (cuda::name(it), value(it).into())).collect::<Map<_, _>>().into()
 }
 
 fn sum(usage: &GetUsageResponse) -> u128 {
@@ -228,6 +251,8 @@ fn numbers<const N: usize>(text: &str, separator: char) -> Option<[i64; N]> {
 #[cfg(test)]
 mod tests {
     use super::{NS_PER_HOUR, hours, parse_time, people, program};
+    use proto::cuda::Counts;
+    use proto::telemetry::v1::CudaCounter;
     use proto::usage::v1::{GetUsageResponse, MethodUsage, Nanoseconds, TenantUsage, UnownedUsage};
 
     fn check(text: &str, expected: Option<i64>) {
@@ -257,6 +282,8 @@ mod tests {
 
     fn usage(wall: u64) -> GetUsageResponse {
         let ns = |low| Some(Nanoseconds { high: 0, low });
+        let mut launched = Counts::default();
+        launched[CudaCounter::KernelLaunches] = 104_729;
         let tenant = TenantUsage {
             tenant: "ml".to_owned(),
             active: Some(Nanoseconds { high: 1, low: 5 }),
@@ -268,6 +295,9 @@ mod tests {
             }],
             launches: Some(104_729),
             copied_bytes: Some(1_009),
+            cuda: Some(launched.message()),
+            memory_known: false,
+            sampled: ns(0),
         };
         let free = UnownedUsage {
             share: "unobserved".to_owned(),
@@ -291,6 +321,22 @@ mod tests {
         assert!(people(&GetUsageResponse::default(), None).contains("nothing in this range"));
         let none = people(&GetUsageResponse::default(), Some("ml"));
         assert!(none.contains("nothing of tenant ml"));
+    }
+
+    #[test]
+    fn counts_that_are_scaled_are_marked() {
+        let mut sampled = usage(10);
+        sampled.tenants[0].sampled = Some(Nanoseconds { high: 0, low: 1 });
+        assert!(people(&sampled, None).contains(" ~104729"));
+        assert!(!people(&usage(10), None).contains('~'));
+    }
+
+    #[test]
+    fn counters_of_memory_that_were_never_counted_are_null() {
+        let cuda = program(&usage(10))["tenants"][0]["cuda"].clone();
+        assert_eq!(cuda["kernel_launches"], "104729");
+        assert_eq!(cuda["graph_launches"], "0");
+        assert!(cuda["device_allocations"].is_null());
     }
 
     #[test]

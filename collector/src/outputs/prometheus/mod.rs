@@ -12,11 +12,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use proto::exposition::{Family, Labels, Text};
 use proto::names;
 use proto::series;
-use proto::telemetry::v1::{Class, CopyCounts, CudaCounts, copy_counts::Direction};
+use proto::telemetry::v1::Class;
 
 use crate::ledger::totals::{InstanceSeries, Totals};
 use crate::model::ids::{NodeKey, TenantLabels};
-use crate::model::record::{self, CLASSES};
+use crate::model::record::CLASSES;
 use crate::state::fleet::{FleetSnapshot, Losses};
 use crate::state::node::{Node, Presence};
 
@@ -121,6 +121,7 @@ pub fn write_totals(text: &mut Text, totals: &Totals) {
             .instances
             .keys()
             .map(|it| it.node.as_ref())
+            .chain(totals.cuda_devices.keys().map(|it| it.node.as_ref()))
             .chain(totals.unowned.keys().map(|it| it.instance.node.as_ref())),
     );
     text.family(series::GPU_SECONDS);
@@ -132,8 +133,10 @@ pub fn write_totals(text: &mut Text, totals: &Totals) {
         text.seconds(&labels, *ns);
     }
     write_instances(text, totals, &names);
-    let cuda: Vec<_> = totals.cuda.iter().map(|(it, counts)| (tenant(it), cuda(counts))).collect();
-    series::write_cuda(text, &cuda);
+    let tenants = totals.cuda.iter().map(|(it, sums)| (tenant(it), sums.totals()));
+    series::write_tenants(text, &tenants.collect::<Vec<_>>());
+    let devices = totals.cuda_devices.iter().map(|(it, sums)| (names.instance(it), sums.totals()));
+    series::write_devices(text, &devices.collect::<Vec<_>>());
 }
 
 fn write_nodes(text: &mut Text, nodes: &[(String, &Node)], now_ns: u64) {
@@ -234,32 +237,6 @@ fn tenant(labels: &TenantLabels) -> Labels {
         labels.pod.as_deref(),
         labels.container.as_deref(),
     )
-}
-
-fn cuda(counts: &record::CudaCounts) -> CudaCounts {
-    const DIRECTIONS: [Direction; 5] = [
-        Direction::HostToDevice,
-        Direction::DeviceToHost,
-        Direction::DeviceToDevice,
-        Direction::Unknown,
-        Direction::Peer,
-    ];
-    let copy = |(direction, copies): (Direction, &record::CopyCounts)| CopyCounts {
-        direction: direction.into(),
-        calls: saturating(copies.calls),
-        bytes: saturating(copies.bytes),
-    };
-    CudaCounts {
-        launches: saturating(counts.launches),
-        graph_launches: saturating(counts.graph_launches),
-        allocations: saturating(counts.allocations),
-        allocated_bytes: saturating(counts.allocated_bytes),
-        failed_allocations: saturating(counts.failed_allocations),
-        frees: saturating(counts.frees),
-        copies: DIRECTIONS.into_iter().zip(&counts.copies).map(copy).collect(),
-        synchronizations: saturating(counts.synchronizations),
-        synchronize_wait_ns: saturating(counts.synchronize_wait_ns),
-    }
 }
 
 /// The exposition counts in 64 bits; the ledger in 128.

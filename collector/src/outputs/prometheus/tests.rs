@@ -4,17 +4,18 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
+use proto::cuda::counters;
 use proto::exposition::Text;
 use proto::telemetry::v1::{
-    Class, Device, DeviceReadings, Health, Instance, LiveHolder, NodeIdentity, Tracing,
+    Class, CudaCounter, Device, DeviceReadings, Health, Holder, Instance, LiveHolder, NodeIdentity,
+    TracedMemory, Tracing, TracingLoss,
 };
 
 use super::{write_fleet, write_offers, write_totals};
 use crate::ledger::totals::{InstanceSeries, InstanceTotals, TenantSeries, Totals, UnownedSeries};
+use crate::model::cuda::CudaSums;
 use crate::model::ids::{InstanceId, NodeKey, TenantLabels};
-use crate::model::record::{
-    CLASSES, CopyCounts, CudaCounts, Method, Reason, TenantShare, UnownedShare,
-};
+use crate::model::record::{CLASSES, Method, Reason, TenantShare, UnownedShare};
 use crate::state::Event;
 use crate::state::fixtures::{LIMITS, collector_ns, gone, gpu, held_by, live};
 use crate::state::fleet::Fleet;
@@ -64,6 +65,10 @@ fn lost() -> Device {
     Device { readings: None, health: Health::Lost.into(), ..gpu("GPU-3", Class::Down, 190) }
 }
 
+fn holder(tenant: &str) -> Option<Holder> {
+    Some(Holder { tenant: tenant.to_owned(), ..Holder::default() })
+}
+
 fn fleet() -> Fleet {
     let mut fleet = Fleet::new(LIMITS);
     let mut event = live("gpu-17", 200, vec![held(), mig(), lost()]);
@@ -71,8 +76,24 @@ fn fleet() -> Fleet {
         let boot_id = "boot".to_owned();
         let agent_version = "0.1.0".to_owned();
         update.node = Some(NodeIdentity { boot_id, agent_version, ..NodeIdentity::default() });
-        update.tracing =
-            Some(Tracing { on: true, hooks_attached: 40, hooks_wanted: 42, ..Tracing::default() });
+        update.tracing = Some(Tracing {
+            on: true,
+            hooks_attached: 40,
+            hooks_wanted: 42,
+            hooks_slow: 3,
+            lost: vec![TracingLoss { cause: "calls".to_owned(), count: 5 }],
+            sampling_factor: Some(2.5),
+            ..Tracing::default()
+        });
+        update.traced_memory = vec![
+            TracedMemory {
+                holder: holder("ml"),
+                live_bytes: Some(1 << 30),
+                peak_bytes: Some(1 << 31),
+                host_bytes: Some(0),
+            },
+            TracedMemory { holder: holder("unknown"), ..TracedMemory::default() },
+        ];
         update.spool_records = 3;
     }
     fleet.apply(event);
@@ -82,12 +103,13 @@ fn fleet() -> Fleet {
 }
 
 fn totals() -> Totals {
-    let labels = TenantLabels {
-        tenant: "ml".into(),
+    let labels_of = |tenant: &str| TenantLabels {
+        tenant: tenant.into(),
         namespace: Some("ml".into()),
         pod: Some("train-0".into()),
         container: None,
     };
+    let labels = labels_of("ml");
     let tenant = |share, method| TenantSeries { labels: labels.clone(), share, method };
     let instance = InstanceSeries {
         node: Arc::new(NodeKey { cluster: "c".to_owned(), node: "gpu-17".to_owned() }),
@@ -96,8 +118,14 @@ fn totals() -> Totals {
     let nobody = |share, reason| UnownedSeries { instance: instance.clone(), share, reason };
     let mut class_ns = [0; CLASSES.len()];
     class_ns[1] = 1_000_000_001;
-    let mut copies = [CopyCounts::default(); 5];
-    copies[0] = CopyCounts { calls: 2, bytes: 1_009 };
+    let mut cuda = CudaSums::default();
+    (cuda.span_ns, cuda.watched_ns, cuda.memory_ns) = (20, 13, 20);
+    for (value, counter) in (104_729..).zip(counters()) {
+        cuda[counter] = value;
+    }
+    let quiet = labels_of("quiet");
+    let mut device = CudaSums::default();
+    device[CudaCounter::GraphLaunches] = 7;
     Totals {
         tenants: BTreeMap::from([
             (tenant(TenantShare::Active, Some(Method::Measured)), 1_000_000_000_000_000_000_001),
@@ -107,10 +135,8 @@ fn totals() -> Totals {
             (nobody(UnownedShare::Free, Reason::NONE), 1_000_000_001),
             (nobody(UnownedShare::Unobserved, Reason::MISSING), 5_000_000_000),
         ]),
-        cuda: BTreeMap::from([(
-            labels.clone(),
-            CudaCounts { launches: 104_729, copies, ..CudaCounts::default() },
-        )]),
+        cuda: BTreeMap::from([(labels.clone(), cuda), (quiet, CudaSums::default())]),
+        cuda_devices: BTreeMap::from([(instance.clone(), device)]),
         instances: BTreeMap::from([(
             instance.clone(),
             InstanceTotals { class_ns, energy_mj: Some(61_503), memory_byte_seconds: None },

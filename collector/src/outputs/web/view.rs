@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use proto::cuda::Counts;
 use proto::names;
 use proto::telemetry::v1::{Device, Health, LiveHolder, Tracing, holder};
 use serde::Serialize;
@@ -63,7 +64,9 @@ struct TracingView<'a> {
     reason: &'a str,
     hooks_attached: u32,
     hooks_wanted: u32,
-    dropped: u64,
+    lost: u64,
+    sampling_factor: Option<f64>,
+    memory_held_back: &'a [String],
 }
 
 #[derive(Debug, Serialize)]
@@ -264,7 +267,9 @@ fn tracing(tracing: &Tracing) -> TracingView<'_> {
         reason: &tracing.reason,
         hooks_attached: tracing.hooks_attached,
         hooks_wanted: tracing.hooks_wanted,
-        dropped: tracing.dropped,
+        lost: tracing.lost.iter().fold(0, |sum, it| sum.saturating_add(it.count)),
+        sampling_factor: tracing.sampling_factor,
+        memory_held_back: &tracing.memory_held_back,
     }
 }
 
@@ -340,7 +345,7 @@ fn holder(live: &LiveHolder) -> Option<HolderView<'_>> {
         memory_bytes: live.memory_bytes,
         last_launch_age_ms: live.last_launch_age_ns.map(|it| it / NS_PER_MS),
         sm_ratio: live.sm_ratio,
-        launches: live.cuda.as_ref().map(|it| it.launches),
+        launches: live.cuda.as_ref().map(|it| Counts::of(it).launches()),
     })
 }
 

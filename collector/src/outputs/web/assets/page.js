@@ -226,7 +226,8 @@ function nodeFacts(node) {
   if (node.agent_version) facts.push(`agent ${node.agent_version}`);
   const tracing = node.tracing;
   if (tracing && tracing.on) facts.push(`tracing ${tracing.hooks_attached} of ${tracing.hooks_wanted} hooks`);
-  if (tracing && tracing.dropped) facts.push(`${tracing.dropped} lost attributions`);
+  if (tracing && tracing.lost) facts.push(`${tracing.lost} lost attributions`);
+  if (tracing && tracing.sampling_factor) facts.push(`calls sampled, counts scaled by ${tracing.sampling_factor.toFixed(1)}`);
   if (node.spool_records > 0) facts.push(`${plural(node.spool_records, "record")} to deliver`);
   return facts.join(" · ");
 }
@@ -237,6 +238,7 @@ function nodeTroubles(node) {
   if (node.presence === "gone") troubles.push(`agent gone, last word ${age(node.reading_age_ms)} ago`);
   if (node.nvml_state) troubles.push(node.nvml_state);
   if (node.tracing && !node.tracing.on) troubles.push(`no CUDA tracing: ${node.tracing.reason || "no reason given"}`);
+  if (node.tracing) troubles.push(...node.tracing.memory_held_back);
   return troubles.join(" · ");
 }
 

@@ -4,11 +4,16 @@
 //! to join on. Tenant series carry the tenant's labels only. A scrape configuration takes these from
 //! the agents or from the collector, not from both.
 
+mod cuda;
+mod tracing;
+
 use std::collections::BTreeMap;
 
+pub use cuda::{write_devices, write_tenants};
+
 use crate::exposition::{Family, Labels, Text};
-use crate::names::{class_name, direction_name, instance_labels, tenant_labels};
-use crate::telemetry::v1::{CudaCounts, Device, DeviceReadings, Health, LiveUpdate, Tracing};
+use crate::names::{class_name, instance_labels, tenant_labels};
+use crate::telemetry::v1::{Device, DeviceReadings, Health, Holder, LiveUpdate, TracedMemory};
 
 pub const TENANT_GPU_SECONDS: Family = Family::counter(
     "gleaner_tenant_gpu_seconds_total",
@@ -17,38 +22,6 @@ pub const TENANT_GPU_SECONDS: Family = Family::counter(
 pub const GPU_SECONDS: Family = Family::counter(
     "gleaner_gpu_seconds_total",
     "GPU time of nobody by share (free, unattributed, unobserved) and reason.",
-);
-pub const TENANT_LAUNCHES: Family = Family::counter(
-    "gleaner_tenant_cuda_launches_total",
-    "Kernel launches through the CUDA driver, counted in the Linux kernel.",
-);
-pub const TENANT_GRAPH_LAUNCHES: Family = Family::counter(
-    "gleaner_tenant_cuda_graph_launches_total",
-    "CUDA graph launches; how many kernels a graph holds is not known.",
-);
-pub const TENANT_ALLOCATIONS: Family = Family::counter(
-    "gleaner_tenant_cuda_allocations_total",
-    "Device memory allocations, by result (ok, failed).",
-);
-pub const TENANT_ALLOCATED_BYTES: Family = Family::counter(
-    "gleaner_tenant_cuda_allocated_bytes_total",
-    "Bytes of successful device memory allocations.",
-);
-pub const TENANT_FREES: Family =
-    Family::counter("gleaner_tenant_cuda_frees_total", "Successful frees of device memory.");
-pub const TENANT_COPIES: Family =
-    Family::counter("gleaner_tenant_cuda_copies_total", "Memory copy calls, by direction.");
-pub const TENANT_COPIED_BYTES: Family = Family::counter(
-    "gleaner_tenant_cuda_copied_bytes_total",
-    "Bytes asked to be copied, by direction.",
-);
-pub const TENANT_SYNCHRONIZATIONS: Family = Family::counter(
-    "gleaner_tenant_cuda_synchronizations_total",
-    "Stream, event and context waits.",
-);
-pub const TENANT_SYNCHRONIZE_SECONDS: Family = Family::counter(
-    "gleaner_tenant_cuda_synchronize_wait_seconds_total",
-    "Time that threads spent in stream, event and context waits.",
 );
 
 const GPU_INFO: Family =
@@ -93,17 +66,17 @@ const TENANT_MEMORY: Family = Family::gauge(
     "gleaner_tenant_gpu_memory_bytes",
     "Device memory that the driver lists for the processes of a tenant.",
 );
-const TRACING_ON: Family =
-    Family::gauge("gleaner_tracing_on", "1 while CUDA calls are counted on the node, else 0.");
-const HOOKS_ATTACHED: Family =
-    Family::gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.");
-const HOOKS_WANTED: Family = Family::gauge(
-    "gleaner_tracing_hooks_wanted",
-    "CUDA driver functions of the node's libraries that should be hooked.",
+const LIVE_BYTES: Family = Family::gauge(
+    "gleaner_tenant_cuda_live_bytes",
+    "Device memory that a tenant's processes have allocated now, as their traced calls tell it.",
 );
-const DROPPED: Family = Family::counter(
-    "gleaner_tracing_dropped_total",
-    "Counts or records of the kernel side whose attribution was lost.",
+const PEAK_BYTES: Family = Family::gauge(
+    "gleaner_tenant_cuda_peak_bytes",
+    "Sum of the highest live bytes of each process that lives now: at least the tenant's own peak.",
+);
+const PINNED_BYTES: Family = Family::gauge(
+    "gleaner_tenant_cuda_pinned_host_bytes",
+    "Pinned host memory that a tenant's processes have allocated or registered now.",
 );
 
 const HEALTH_STATES: [(Health, &str); 5] = [
@@ -122,56 +95,8 @@ pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     write_health(text, updates);
     write_classes(text, updates);
     write_tenant_memory(text, updates);
-    write_tracing(text, updates);
-}
-
-/// Running totals of CUDA calls, one entry per set of tenant labels.
-pub fn write_cuda(text: &mut Text, totals: &[(Labels, CudaCounts)]) {
-    type Count = fn(&CudaCounts) -> u64;
-    let plain: [(Family, Count); 5] = [
-        (TENANT_LAUNCHES, |it| it.launches),
-        (TENANT_GRAPH_LAUNCHES, |it| it.graph_launches),
-        (TENANT_ALLOCATED_BYTES, |it| it.allocated_bytes),
-        (TENANT_FREES, |it| it.frees),
-        (TENANT_SYNCHRONIZATIONS, |it| it.synchronizations),
-    ];
-    for (family, value) in plain {
-        text.family(family);
-        for (labels, counts) in totals {
-            text.count(labels, Some(value(counts)));
-        }
-    }
-    text.family(TENANT_SYNCHRONIZE_SECONDS);
-    for (labels, counts) in totals {
-        text.seconds(labels, u128::from(counts.synchronize_wait_ns));
-    }
-    text.family(TENANT_ALLOCATIONS);
-    for (labels, counts) in totals {
-        text.count(&labels.with("result", "ok"), Some(counts.allocations));
-        text.count(&labels.with("result", "failed"), Some(counts.failed_allocations));
-    }
-    write_copies(text, totals);
-}
-
-fn write_copies(text: &mut Text, totals: &[(Labels, CudaCounts)]) {
-    text.family(TENANT_COPIES);
-    for (labels, counts) in totals {
-        for copy in &counts.copies {
-            text.count(
-                &labels.with("direction", direction_name(copy.direction())),
-                Some(copy.calls),
-            );
-        }
-    }
-    text.family(TENANT_COPIED_BYTES);
-    for (labels, counts) in totals {
-        for copy in &counts.copies {
-            text.count(
-                &labels.with("direction", direction_name(copy.direction())),
-                Some(copy.bytes),
-            );
-        }
-    }
+    write_traced_memory(text, updates);
+    tracing::write(text, updates);
 }
 
 fn write_info(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
@@ -247,45 +172,54 @@ fn write_classes(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     }
 }
 
-/// A tenant with a process whose memory the driver does not tell has no sum: a part of it would
-/// read as the whole.
+/// As the driver lists it.
 fn write_tenant_memory(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
-    let mut sums: BTreeMap<Labels, Option<u64>> = BTreeMap::new();
+    let mut sums = Sums::default();
     let holders = updates
         .iter()
         .flat_map(|(_, update)| &update.devices)
         .flat_map(|device| &device.instances)
         .flat_map(|instance| &instance.holders);
     for live in holders {
-        if let Some(holder) = &live.holder {
-            let sum = sums.entry(tenant_labels(holder)).or_insert(Some(0));
-            *sum = sum.zip(live.memory_bytes).map(|(a, b)| a.saturating_add(b));
-        }
+        sums.add(live.holder.as_ref(), live.memory_bytes);
     }
-    text.family(TENANT_MEMORY);
-    for (labels, bytes) in sums {
-        text.count(&labels, bytes);
+    sums.write(text, TENANT_MEMORY);
+}
+
+/// As the calls of its processes tell it.
+fn write_traced_memory(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
+    type Bytes = fn(&TracedMemory) -> Option<u64>;
+    let families: [(Family, Bytes); 3] = [
+        (LIVE_BYTES, |it| it.live_bytes),
+        (PEAK_BYTES, |it| it.peak_bytes),
+        (PINNED_BYTES, |it| it.host_bytes),
+    ];
+    for (family, bytes) in families {
+        let mut sums = Sums::default();
+        for memory in updates.iter().flat_map(|(_, update)| &update.traced_memory) {
+            sums.add(memory.holder.as_ref(), bytes(memory));
+        }
+        sums.write(text, family);
     }
 }
 
-/// While nothing is counted there is nothing to say about the counting but that it is off.
-fn write_tracing(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
-    text.family(TRACING_ON);
-    for (node, update) in updates {
-        let on = update.tracing.as_ref().map(|it| u64::from(it.on));
-        text.count(&Labels::new([("node", *node)]), on);
+/// Sums by tenant. A tenant with a part that is not known has no sum: the others would read as the
+/// whole.
+#[derive(Debug, Default)]
+struct Sums(BTreeMap<Labels, Option<u64>>);
+
+impl Sums {
+    fn add(&mut self, holder: Option<&Holder>, part: Option<u64>) {
+        if let Some(holder) = holder {
+            let sum = self.0.entry(tenant_labels(holder)).or_insert(Some(0));
+            *sum = sum.zip(part).map(|(a, b)| a.saturating_add(b));
+        }
     }
-    type Count = fn(&Tracing) -> u64;
-    let families: [(Family, Count); 3] = [
-        (HOOKS_ATTACHED, |it| u64::from(it.hooks_attached)),
-        (HOOKS_WANTED, |it| u64::from(it.hooks_wanted)),
-        (DROPPED, |it| it.dropped),
-    ];
-    for (family, read) in families {
+
+    fn write(self, text: &mut Text, family: Family) {
         text.family(family);
-        for (node, update) in updates {
-            let counting = update.tracing.as_ref().filter(|it| it.on);
-            text.count(&Labels::new([("node", *node)]), counting.map(read));
+        for (labels, sum) in self.0 {
+            text.count(&labels, sum);
         }
     }
 }
