@@ -87,6 +87,8 @@ pub struct Hook {
     /// Bytes from the entry of the function; absent where nothing is attached.
     pub offset: Option<u8>,
     pub slow: bool,
+    /// The function that has the same address, and whose hook counts this one's calls.
+    pub same_as: Option<&'static str>,
     pub reason: String,
 }
 
@@ -180,7 +182,11 @@ fn hook(hook: &HookCoverage) -> Hook {
             (None, false, format!("the kernel accepts no probe on {form}, with which it begins"))
         }
     };
-    Hook { symbol: hook.symbol, group: hook.group.as_str(), offset, slow, reason }
+    let same_as = match hook.state {
+        HookState::SameAs(other) => Some(other),
+        _ => None,
+    };
+    Hook { symbol: hook.symbol, group: hook.group.as_str(), offset, slow, same_as, reason }
 }
 
 impl fmt::Display for Library {

@@ -1,6 +1,7 @@
 //! Where a hook is in its function makes a call cheap or dear, and changes no count.
 
 use std::path::Path;
+use std::process::Command;
 
 use agent::clock;
 use agent::config::{self, AttachAt};
@@ -31,6 +32,18 @@ fn entry_and_offset_count_the_same() {
     };
     for build in Build::ALL {
         assert_eq!(check(build, AttachAt::Entry), check(build, AttachAt::Cheapest), "{build:?}");
+    }
+}
+
+#[test]
+fn the_check_of_a_driver_finds_nothing_wrong_in_stand_ins() {
+    for build in Build::ALL {
+        let node = Node::new(build);
+        let check = Command::new(env!("CARGO_BIN_EXE_check_driver")).arg(node.library()).output();
+        let check = check.expect("it is built with this test");
+        let said = String::from_utf8_lossy(&check.stdout);
+        assert!(check.status.success() && !said.contains("WRONG"), "{build:?}\n{said}");
+        assert_eq!(said.matches("\nok ").count(), 4, "{build:?}\n{said}");
     }
 }
 

@@ -15,6 +15,7 @@ mod stage;
 
 mod bench;
 mod bpf;
+mod check_driver;
 mod ci;
 mod test;
 mod tidy;
@@ -59,6 +60,8 @@ enum Task {
         #[arg(long)]
         json: bool,
     },
+    /// Check that the agent can trace a driver library: decode, attach, call, compare.
+    CheckDriver(check_driver::Arguments),
     /// Build the eBPF object that the agent embeds; finds or installs the compiler for it.
     Bpf,
 }
@@ -70,6 +73,7 @@ fn main() -> ExitCode {
         Task::Ci { skip_tests } => ci::run(!skip_tests),
         Task::Tidy => tidy::run(),
         Task::Bench { name, json } => bench::run(name, json),
+        Task::CheckDriver(arguments) => check_driver::run(arguments),
         Task::Bpf => bpf::run(),
     };
     match done {
