@@ -18,6 +18,16 @@ pub fn real_ns() -> i64 {
     i64::try_from(nanoseconds(ClockId::CLOCK_REALTIME)).unwrap_or(i64::MAX)
 }
 
+/// CPU time that all threads of a process have used; `None` = there is no such process.
+#[must_use]
+pub fn process_cpu_ns(tgid: u32) -> Option<u64> {
+    let process = nix::unistd::Pid::from_raw(i32::try_from(tgid).ok()?);
+    let clock = nix::time::clock_getcpuclockid(process).ok()?;
+    let used = clock_gettime(clock).ok()?;
+    let seconds = u64::try_from(used.tv_sec()).ok()?;
+    Some(seconds * 1_000_000_000 + u64::try_from(used.tv_nsec()).ok()?)
+}
+
 /// Names this boot of the kernel: boot-time nanoseconds compare only within it.
 pub fn boot_id(proc_root: &Path) -> std::io::Result<String> {
     let text = std::fs::read_to_string(proc_root.join("sys/kernel/random/boot_id"))?;

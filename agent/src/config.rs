@@ -57,6 +57,10 @@ pub struct RawCuda {
     /// Folder in a bpf file system where hooks and counts outlive the agent; empty = they end with
     /// it.
     pub pin_root: PathBuf,
+    /// How much of its time tracing may cost a process, and all of them together of each CPU. Where
+    /// counting every call would cost more, calls are counted in windows and scaled. 100 = every
+    /// call is counted, whatever it costs.
+    pub budget_percent: f64,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -132,6 +136,7 @@ impl Default for RawCuda {
             max_processes: 4_096,
             attach_at: "cheapest".to_owned(),
             pin_root: "/sys/fs/bpf/gleaner".into(),
+            budget_percent: 1.0,
         }
     }
 }
@@ -191,6 +196,8 @@ pub struct Cuda {
     pub attach_at: AttachAt,
     /// `None` = nothing outlives the agent.
     pub pin_root: Option<PathBuf>,
+    /// Of each second; `None` = no bound.
+    pub budget: Option<Duration>,
 }
 
 /// Where in a driver function its hook goes.
@@ -300,8 +307,21 @@ impl RawCuda {
             max_processes: self.max_processes,
             attach_at,
             pin_root,
+            budget: budget(self.budget_percent)?,
         })
     }
+}
+
+/// Of each second. 0 is refused: it would mean that nothing is traced, which `cuda.enabled` says.
+fn budget(percent: f64) -> Result<Option<Duration>, ConfigError> {
+    if !(0.1..=100.0).contains(&percent) {
+        return Err(range(
+            "cuda.budget_percent",
+            percent,
+            "0.1 to 100 (100 = no bound; to trace nothing, set cuda.enabled = false)",
+        ));
+    }
+    Ok((percent < 100.0).then(|| Duration::from_secs_f64(percent / 100.0)))
 }
 
 impl Default for Cuda {
@@ -363,6 +383,11 @@ mod tests {
         check(
             |it| it.cuda.attach_at = "middle".to_owned(),
             "cuda.attach_at is middle, expected \"cheapest\" or \"entry\"; nothing was started",
+        );
+        check(
+            |it| it.cuda.budget_percent = 0.0,
+            "cuda.budget_percent is 0, expected 0.1 to 100 (100 = no bound; to trace nothing, set \
+             cuda.enabled = false); nothing was started",
         );
         check(
             |it| it.collector.address = "http://ho st:1".to_owned(),

@@ -89,15 +89,23 @@ impl Node {
         Tracer::start(&self.config(max_processes, None), Path::new("/proc"))
     }
 
+    /// A tracer that keeps the budget that agents have by default.
+    pub(crate) fn governed_tracer(&self) -> Tracer {
+        let budget = config::Cuda::default().budget;
+        let config = config::Cuda { budget, ..self.config(64, None) };
+        Tracer::start(&config, Path::new("/proc"))
+    }
+
     /// A tracer whose hooks and counts outlive it where `pin_root` lets them.
     pub(crate) fn pinning_tracer(&self, pin_root: &Path) -> Tracer {
         Tracer::start(&self.config(64, Some(pin_root)), Path::new("/proc"))
     }
 
+    /// Without a bound on its cost: what is counted is exact.
     fn config(&self, max_processes: u32, pin_root: Option<&Path>) -> config::Cuda {
         let libraries = vec![self.library()];
         let pin_root = pin_root.map(Path::to_owned);
-        config::Cuda { libraries, max_processes, pin_root, ..config::Cuda::default() }
+        config::Cuda { libraries, max_processes, pin_root, budget: None, ..config::Cuda::default() }
     }
 
     /// Starts a workload on this node's driver; it is ready when this returns.

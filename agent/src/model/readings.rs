@@ -239,6 +239,12 @@ impl Tracing {
 pub struct CudaCounts([u64; COUNTERS]);
 
 impl CudaCounts {
+    /// In the order of [`Counter`].
+    #[must_use]
+    pub fn as_array(&self) -> &[u64; COUNTERS] {
+        &self.0
+    }
+
     /// What was added since `earlier`. Totals of one process never go back.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {

@@ -7,7 +7,8 @@ use std::collections::BTreeSet;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::Arc;
 
 use agent_ebpf::{LOSSES, Offsets, Ownership, Record, Row};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
@@ -20,6 +21,10 @@ use tokio::io::unix::AsyncFd;
 
 use super::bpf::driver::{self as bpf, Batch, Cursor, Found, LinkInfo, Moment, Places};
 use super::bpf::multi::{MultiError, Programs};
+use super::governor::calibration;
+use super::governor::cost::HitCosts;
+use super::governor::driver::Hands;
+use super::governor::gates::Gates;
 use super::hooks::{Group, Kind};
 use super::library::driver::LibraryFile;
 use super::log::Bridge;
@@ -62,7 +67,7 @@ pub(crate) struct Kernel {
     /// Owns the programs where they are attached one by one.
     ebpf: Ebpf,
     /// `None` on kernels before 6.6: every place is attached for itself.
-    multi: Option<Programs>,
+    multi: Option<Arc<Programs>>,
     /// Untyped, because it is read in batches through its descriptor.
     counters: Map,
     overflow: Array<MapData, Row>,
@@ -73,9 +78,49 @@ pub(crate) struct Kernel {
     /// Which agent on these maps this is.
     generation: u64,
     logs: EbpfLogger<Bridge>,
-    batch: Batch,
+    gates: Map,
+    refused: Map,
+    rows: RowReader,
     /// After the links: what is left of the folder goes with it.
     pins: Result<Pins, String>,
+}
+
+/// Reads every row, through a descriptor of its own.
+#[derive(Debug)]
+pub(crate) struct RowReader {
+    counters: OwnedFd,
+    batch: Batch,
+}
+
+impl RowReader {
+    fn new(counters: &Map) -> Result<Self, KernelError> {
+        Ok(Self {
+            counters: again(counters)?,
+            batch: Batch::new(size_of::<u32>(), size_of::<Row>(), BATCH),
+        })
+    }
+
+    /// Two system calls for each 256 processes.
+    pub(crate) fn read(&mut self) -> Result<Vec<(u32, Row)>, KernelError> {
+        let mut rows = Vec::new();
+        let mut cursor: Option<Cursor> = None;
+        loop {
+            let map = self.counters.as_fd();
+            let (count, last) =
+                match self.batch.read(map, &mut cursor).map_err(KernelError::Read)? {
+                    Found::Some(count) => (count, false),
+                    Found::Last(count) => (count, true),
+                    Found::TooSmall => {
+                        self.batch.grow();
+                        continue;
+                    }
+                };
+            rows.extend(decode_batch(&self.batch, count));
+            if last {
+                return Ok(rows);
+            }
+        }
+    }
 }
 
 impl fmt::Debug for Kernel {
@@ -123,7 +168,7 @@ impl Kernel {
         let offsets = process::offsets()?;
         let mut pins = pins;
         let mut ebpf = load_object(&offsets, max_processes, &mut pins)?;
-        let multi = load_multi(&ebpf);
+        let multi = load_multi(&ebpf).map(Arc::new);
         if multi.is_none() && pins.is_ok() {
             pins = Err("links to single places are not pinned".to_owned());
             ebpf = load_object(&offsets, max_processes, &mut pins)?;
@@ -136,10 +181,14 @@ impl Kernel {
         let logs = EbpfLogger::init_with_logger(&mut ebpf, Bridge)
             .map_err(|_not_a_ring| KernelError::NoMap("AYA_LOGS"))?;
         let mut owner = take(&mut ebpf, "OWNER")?.try_into()?;
+        let counters = take(&mut ebpf, "COUNTERS")?;
         Ok(Self {
             _life: life,
             multi,
-            counters: take(&mut ebpf, "COUNTERS")?,
+            rows: RowReader::new(&counters)?,
+            counters,
+            gates: take(&mut ebpf, "GATES")?,
+            refused: take(&mut ebpf, "REFUSED")?,
             overflow: take(&mut ebpf, "OVERFLOW")?.try_into()?,
             lost: take(&mut ebpf, "LOST")?.try_into()?,
             tracked: take(&mut ebpf, "TRACKED")?.try_into()?,
@@ -147,7 +196,6 @@ impl Kernel {
             generation: take_over(&mut owner)?,
             owner,
             logs,
-            batch: Batch::new(size_of::<u32>(), size_of::<Row>(), BATCH),
             ebpf,
             pins,
         })
@@ -188,38 +236,60 @@ impl Kernel {
         library: &LibraryFile,
         group: Group,
     ) -> Result<Links, KernelError> {
-        let path = format!("/proc/self/fd/{}", library.descriptor());
+        let path = path_of(library.descriptor());
         let points = library.plan.points.iter().filter(|it| it.hook.group == group);
         let points: Vec<Point> = points.copied().collect();
-        match &self.multi {
+        let links = match &self.multi {
             Some(programs) => {
-                let target = Target { path: &path, file: library.id, group };
+                let target = Target { path: &path, file: library.id, gates: library.gates, group };
                 attach_multi(programs, &mut self.pins, &target, &points).map(Links::Multi)
             }
             None => attach_singles(&mut self.ebpf, &path, &points).map(Links::Single),
-        }
+        }?;
+        // A predecessor may have closed it.
+        self.set_gate(library.gates, group, false)?;
+        Ok(links)
     }
 
     /// Every row, as it is now.
     pub(crate) fn rows(&mut self) -> Result<Vec<(u32, Row)>, KernelError> {
-        let mut rows = Vec::new();
-        let mut cursor: Option<Cursor> = None;
-        loop {
-            let map = descriptor(&self.counters).ok_or(KernelError::NoMap("COUNTERS"))?;
-            let (count, last) =
-                match self.batch.read(map, &mut cursor).map_err(KernelError::Read)? {
-                    Found::Some(count) => (count, false),
-                    Found::Last(count) => (count, true),
-                    Found::TooSmall => {
-                        self.batch.grow();
-                        continue;
-                    }
-                };
-            rows.extend(decode_batch(&self.batch, count));
-            if last {
-                return Ok(rows);
-            }
+        self.rows.read()
+    }
+
+    /// What the governor's thread needs; `None` where hooks cannot be taken off quickly.
+    pub(crate) fn hands(&self, ticks_per_second: u64) -> Result<Option<Hands>, KernelError> {
+        let Some(programs) = &self.multi else { return Ok(None) };
+        Ok(Some(Hands {
+            programs: Arc::clone(programs),
+            rows: RowReader::new(&self.counters)?,
+            gates: array(&self.gates)?,
+            refused: array(&self.refused)?,
+            ticks_per_second,
+        }))
+    }
+
+    /// What hits cost on this machine, or what they may cost where that cannot be measured.
+    pub(crate) fn hit_costs(&mut self) -> HitCosts {
+        let Some(programs) = &self.multi else { return HitCosts::ASSUMED };
+        let measured = calibration::driver::measure(programs);
+        self.remove(std::process::id());
+        measured.unwrap_or_else(|error| {
+            tracing::warn!("what a hit costs is assumed, not measured: {error}");
+            HitCosts::ASSUMED
+        })
+    }
+
+    /// Calls of a group count no more, or again.
+    pub(crate) fn set_gate(
+        &mut self,
+        gates: Gates,
+        group: Group,
+        closed: bool,
+    ) -> Result<(), KernelError> {
+        if let Some(gate) = gates.of(group) {
+            Array::<_, u64>::try_from(&mut self.gates)?.set(gate, u64::from(closed), 0)?;
         }
+        Ok(())
     }
 
     /// Removes the row of a process that is gone.
@@ -386,11 +456,39 @@ fn uprobe<'a>(ebpf: &'a mut Ebpf, name: &'static str) -> Result<&'a mut UProbe, 
     Ok(program.try_into()?)
 }
 
+/// The very file that was decoded, whatever its path leads to by now.
+fn path_of(file: RawFd) -> String {
+    format!("/proc/self/fd/{file}")
+}
+
 /// What is hooked.
 struct Target<'a> {
     path: &'a str,
     file: FileId,
+    gates: Gates,
     group: Group,
+}
+
+/// Hooks for a while: they are not pinned.
+pub(crate) fn attach_window(
+    programs: &Programs,
+    file: BorrowedFd<'_>,
+    gates: Gates,
+    points: &[Point],
+) -> Result<Vec<OwnedFd>, KernelError> {
+    let path = CString::new(path_of(file.as_raw_fd())).expect("a number and a text have no zero");
+    let mut links = Vec::new();
+    for kind in Kind::ALL {
+        let places = places(points, kind, gates);
+        if places.offsets.is_empty() {
+            continue;
+        }
+        let returns = kind.return_program().map(|it| (it, Moment::Return));
+        for (name, moment) in returns.into_iter().chain([(kind.entry_program(), Moment::Entry)]) {
+            links.push(programs.attach(name, &path, &places, moment)?);
+        }
+    }
+    Ok(links)
 }
 
 fn attach_multi(
@@ -402,7 +500,7 @@ fn attach_multi(
     let path = CString::new(target.path).expect("a number and a fixed text hold no zero byte");
     let mut links = Vec::new();
     for kind in Kind::ALL {
-        let places = places(points, kind);
+        let places = places(points, kind, target.gates);
         if places.offsets.is_empty() {
             continue;
         }
@@ -421,11 +519,11 @@ fn attach_multi(
     Ok(links)
 }
 
-fn places(points: &[Point], kind: Kind) -> Places {
+fn places(points: &[Point], kind: Kind, gates: Gates) -> Places {
     let mut places = Places::default();
     for point in points.iter().filter(|it| it.hook.kind == kind) {
         places.offsets.push(point.offset);
-        places.cookies.push(point.hook.cookie.0);
+        places.cookies.push(gates.cookie(point.hook));
     }
     places
 }
@@ -460,6 +558,16 @@ fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
         }
         _ => None,
     }
+}
+
+/// The same map through another descriptor.
+fn again(map: &Map) -> Result<OwnedFd, KernelError> {
+    let map = descriptor(map).ok_or(KernelError::NoMap("of a kind that is read"))?;
+    map.try_clone_to_owned().map_err(KernelError::Read)
+}
+
+fn array(map: &Map) -> Result<Array<MapData, u64>, KernelError> {
+    Ok(Map::Array(MapData::from_fd(again(map)?)?).try_into()?)
 }
 
 fn decode_batch(batch: &Batch, count: usize) -> impl Iterator<Item = (u32, Row)> {

@@ -118,6 +118,12 @@ impl Lives {
         self.mapped.insert(process, Mapped { at, files });
     }
 
+    /// The CUDA libraries that processes map, as far as they could be asked.
+    pub(crate) fn files(&self) -> BTreeMap<ProcessId, BTreeSet<FileId>> {
+        let known = |(process, it): (&ProcessId, &Mapped)| Some((*process, it.files.clone()?));
+        self.mapped.iter().filter_map(known).collect()
+    }
+
     /// Other files are hooked now: what processes map means something else.
     pub(crate) fn forget_mappings(&mut self) {
         self.mapped.clear();

@@ -6,6 +6,8 @@
 pub mod bpf;
 mod decode;
 mod driver;
+mod govern;
+pub mod governor;
 pub(crate) mod hooks;
 pub mod library;
 mod lives;
@@ -27,6 +29,8 @@ use crate::model::readings::{Change, CudaReadings, Tracing};
 use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
 use driver::{Kernel, KernelError};
+use governor::cost::HitCosts;
+use governor::driver::Governing;
 use library::Libraries;
 use library::coverage::LibraryCoverage;
 use lives::{Lives, Tracked};
@@ -58,6 +62,9 @@ enum State {
 
 #[derive(Debug)]
 struct Running {
+    /// `None` = there is no bound on what tracing costs. Before the kernel: its thread uses the maps.
+    governing: Option<Governing>,
+    costs: HitCosts,
     kernel: Kernel,
     lives: Lives,
     /// Processes that the driver of the GPU lists, by tgid.
@@ -98,6 +105,7 @@ impl Tracer {
                 if at.since(running.refreshed) >= REFRESH_NS {
                     running.refresh(&mut self.libraries, at);
                 }
+                running.govern_all(&mut self.libraries);
                 running
                     .read(at, &self.libraries, &self.proc)
                     .unwrap_or_else(|error| untraced(error.to_string()))
@@ -119,7 +127,12 @@ impl Tracer {
     pub async fn changed(&mut self) -> Change {
         match &mut self.state {
             State::Off { .. } => std::future::pending().await,
-            State::On(running) => running.changed().await,
+            State::On(running) => loop {
+                match running.event().await {
+                    Happened::Told(change) => return change,
+                    Happened::Wished(change) => running.govern(change, &mut self.libraries),
+                }
+            },
         }
     }
 
@@ -136,6 +149,15 @@ impl Tracer {
         drop(self);
         let took_ms = clock::boot().since(begun) / 1_000_000;
         tracing::debug!(took_ms, "tracing of CUDA calls has stopped");
+    }
+
+    /// What a hit costs the process that makes it; `None` where nothing is traced.
+    #[must_use]
+    pub fn hit_costs(&self) -> Option<HitCosts> {
+        match &self.state {
+            State::On(running) => Some(running.costs),
+            State::Off { .. } => None,
+        }
     }
 
     /// What is hooked in each library file, for people.
@@ -163,12 +185,17 @@ impl Running {
             return Err("cuda.enabled is false".to_owned());
         }
         let pins = pins(config.pin_root.as_deref());
-        let kernel =
+        let mut kernel =
             Kernel::load(config.max_processes, proc, pins).map_err(|it| reason::of(&it))?;
         if let Some(why) = kernel.unpinned() {
             tracing::warn!("CUDA calls during a restart of the agent are not counted: {why}");
         }
+        let costs = kernel.hit_costs();
+        tracing::info!(?costs, "what a hit on a hook costs the process that makes it");
+        let governing = govern::start(config, &kernel);
         Ok(Self {
+            governing,
+            costs,
             kernel,
             lives: Lives::new(Proc::ticks_per_second(), config.max_processes),
             tracked: BTreeMap::new(),
@@ -183,6 +210,7 @@ impl Running {
         self.refreshed = at;
         if libraries.refresh(&mut self.kernel, at) {
             self.lives.forget_mappings();
+            self.tell_files(libraries);
         }
         if self.orphans_until.is_some_and(|it| it <= at) {
             self.orphans_until = None;
@@ -205,14 +233,18 @@ impl Running {
             self.kernel.remove(*tgid);
         }
         let hooked = libraries.hooked_files();
+        let files = libraries.files().collect();
         for process in self.lives.unmapped(&present, at, MAPPINGS_PER_READING) {
-            self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid, &hooked));
+            self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid, &files));
         }
         let lost = self.kernel.lost()?;
         let overflow = decode::counts(&self.kernel.overflow()?);
+        self.tell_mappings();
+        let mut processes = self.lives.report(&present, &hooked);
+        self.add_missed(&mut processes);
         Ok(CudaReadings {
             tracing: self.tracing(libraries, &lost),
-            processes: self.lives.report(&present, &hooked),
+            processes,
             replaced: Vec::new(),
             overflow: overflow.plus(&self.lives.overflow()),
         })
@@ -228,7 +260,7 @@ impl Running {
             hooks_wanted: totals.wanted,
             hooks_slow: totals.slow,
             lost: decode::lost(lost, self.lives.lost()),
-            sampling: None,
+            sampling: self.sampling(),
             memory_held_back: Vec::new(),
             unpinned: self.kernel.unpinned().map(str::to_owned),
         }
@@ -280,23 +312,26 @@ impl Running {
         }
     }
 
-    async fn changed(&mut self) -> Change {
+    async fn event(&mut self) -> Happened {
         loop {
-            let Some(ring) = self.ring() else { return std::future::pending().await };
-            match ring.readable().await {
-                Ok(mut guard) => guard.clear_ready(),
-                Err(error) => {
-                    tracing::warn!("process events are seen at the tick only: {error}");
-                    return std::future::pending().await;
+            self.watch_ring();
+            let wished = async {
+                match &mut self.governing {
+                    Some(it) => it.changes.recv().await,
+                    None => None,
                 }
+            };
+            tokio::select! {
+                Some(change) = wished => return Happened::Wished(change),
+                () = readable(self.ring.as_ref()) => {}
             }
             if let Some(change) = self.drain() {
-                return change;
+                return Happened::Told(change);
             }
         }
     }
 
-    fn ring(&mut self) -> Option<&AsyncFd<OwnedFd>> {
+    fn watch_ring(&mut self) {
         if self.ring.is_none() {
             match self.kernel.watch() {
                 Ok(watched) => self.ring = Some(watched),
@@ -305,6 +340,24 @@ impl Running {
                 }
             }
         }
-        self.ring.as_ref()
     }
+}
+
+/// Resolves when a record has arrived; never without a ring.
+async fn readable(ring: Option<&AsyncFd<OwnedFd>>) {
+    let Some(ring) = ring else { return std::future::pending().await };
+    match ring.readable().await {
+        Ok(mut guard) => guard.clear_ready(),
+        Err(error) => {
+            tracing::warn!("process events are seen at the tick only: {error}");
+            std::future::pending().await
+        }
+    }
+}
+
+/// What the tracer waits for.
+#[derive(Debug)]
+enum Happened {
+    Told(Change),
+    Wished(governor::Change),
 }

@@ -99,6 +99,12 @@ impl Proc {
         ticks.ok().flatten().and_then(|it| u64::try_from(it).ok()).unwrap_or(100)
     }
 
+    /// Processors that are running.
+    pub(crate) fn cpus() -> u64 {
+        let cpus = nix::unistd::sysconf(nix::unistd::SysconfVar::_NPROCESSORS_ONLN);
+        cpus.ok().flatten().and_then(|it| u64::try_from(it).ok()).unwrap_or(1).max(1)
+    }
+
     /// This life of a process.
     pub(crate) fn process_id(&self, tgid: u32) -> Option<ProcessId> {
         // A process may give itself a name that is not UTF-8.

@@ -2,6 +2,7 @@
 
 #![expect(unsafe_code, reason = "a file is mapped to learn how the kernel names it")]
 
+use std::collections::BTreeSet;
 use std::fs::{File, Metadata};
 use std::num::NonZero;
 use std::os::fd::{AsRawFd, RawFd};
@@ -12,6 +13,9 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 use object::ReadCache;
 
 use crate::config::AttachAt;
+use crate::samplers::cuda::governor::driver::Target;
+use crate::samplers::cuda::governor::gates::Gates;
+use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::probe::{self, Plan, ProbeError};
 use crate::samplers::process::decode::{self, FileId};
 
@@ -64,6 +68,8 @@ pub(crate) struct LibraryFile {
     file: File,
     pub(crate) id: FileId,
     pub(crate) plan: Plan,
+    /// Given to it when it is hooked.
+    pub(crate) gates: Gates,
 }
 
 impl LibraryFile {
@@ -76,7 +82,17 @@ impl LibraryFile {
         // Read, not mapped: a mapped file that is cut short under us would kill the agent.
         let plan = probe::plan(&ReadCache::new(&file), attach_at)?;
         let id = id(&file)?;
-        Ok(Self { file, id, plan })
+        Ok(Self { file, id, plan, gates: Gates::default() })
+    }
+
+    /// What puts groups of hooks on and off again without this value.
+    pub(crate) fn target(&self, groups: &BTreeSet<Group>) -> std::io::Result<Target> {
+        let points = self.plan.points.iter().filter(|it| groups.contains(&it.hook.group));
+        Ok(Target {
+            file: self.file.try_clone()?.into(),
+            gates: self.gates,
+            points: points.copied().collect(),
+        })
     }
 
     /// For attaching to exactly the file that was decoded, whatever its path leads to by now.

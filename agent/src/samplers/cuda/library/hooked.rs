@@ -42,8 +42,13 @@ impl Hooked {
         Ok(())
     }
 
-    pub(super) fn take_off(&mut self, group: Group) {
-        self.links.remove(&group);
+    /// The hooks are gone when what is returned is dropped.
+    pub(super) fn take_off(&mut self, group: Group) -> Option<Links> {
+        self.links.remove(&group)
+    }
+
+    pub(super) fn library(&self) -> &LibraryFile {
+        &self.library
     }
 
     /// Links to the kernel that hold the hooks.

@@ -10,7 +10,10 @@ mod hooked;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
-use super::driver::{Kernel, KernelError};
+use super::driver::{Kernel, KernelError, Links};
+use super::governor::cost::{self, CallCosts, GOVERNED, HitCosts};
+use super::governor::driver::Target;
+use super::governor::gates::Gates;
 use super::hooks::Group;
 use super::reason;
 use crate::config::AttachAt;
@@ -96,12 +99,13 @@ impl Libraries {
     }
 
     fn hook(&mut self, kernel: &mut Kernel, path: &Path) -> Result<(), HookError> {
-        let library = LibraryFile::open(path, self.attach_at)?;
+        let mut library = LibraryFile::open(path, self.attach_at)?;
         if self.hooked.iter().any(|it| it.file() == library.id && it.path != path) {
             return Ok(()); // another path to the same file
         }
         // The same file with new contents: two links would count each call twice.
         self.hooked.retain(|it| it.file() != library.id);
+        library.gates = Gates::free(&self.hooked.iter().map(|it| it.library().gates).collect());
         let hooked = Hooked::attach(kernel, path, library)?;
         if self.hooked.len() == MOST_FILES {
             self.hooked.remove(0);
@@ -120,28 +124,47 @@ impl Libraries {
     }
 
     /// Every file with a hook on it, the longest hooked first.
-    #[expect(dead_code, reason = "the governor picks among them")]
     pub(crate) fn files(&self) -> impl Iterator<Item = FileId> {
         self.hooked.iter().map(Hooked::file)
     }
 
-    /// Detaches one group of one file. Its calls are not seen until it is put on again.
-    #[expect(dead_code, reason = "the governor calls it")]
-    pub(crate) fn take_off(&mut self, file: FileId, group: Group) {
-        if let Some(hooked) = self.find(file) {
-            hooked.take_off(group);
-        }
+    /// Every file with a hook on it, and what a call of each group costs its caller.
+    pub(crate) fn call_costs(&self, costs: HitCosts) -> BTreeMap<FileId, CallCosts> {
+        let of = |it: &Hooked| cost::call_costs(costs, it.library().plan.points.iter());
+        self.hooked.iter().map(|it| (it.file(), of(it))).collect()
     }
 
-    /// Attaches one group of one file again. Does nothing where it is on, or the file was let go.
-    #[expect(dead_code, reason = "the governor calls it")]
+    /// Takes groups of one file off. Their calls do not count from now on; the hooks are gone when
+    /// the links are dropped, which takes tens of milliseconds. `None` = the file was let go.
+    pub(crate) fn take_off(
+        &mut self,
+        kernel: &mut Kernel,
+        file: FileId,
+        groups: &BTreeSet<Group>,
+    ) -> Result<Option<Vec<Links>>, KernelError> {
+        let Some(hooked) = self.find(file) else { return Ok(None) };
+        for group in groups {
+            kernel.set_gate(hooked.library().gates, *group, true)?;
+        }
+        Ok(Some(groups.iter().filter_map(|it| hooked.take_off(*it)).collect()))
+    }
+
+    /// Puts groups of one file on again. Does nothing where they are on, or the file was let go.
     pub(crate) fn put_on(
         &mut self,
         kernel: &mut Kernel,
         file: FileId,
-        group: Group,
+        groups: &BTreeSet<Group>,
     ) -> Result<(), KernelError> {
-        self.find(file).map_or(Ok(()), |it| it.put_on(kernel, group))
+        let Some(hooked) = self.find(file) else { return Ok(()) };
+        groups.iter().try_for_each(|it| hooked.put_on(kernel, *it))
+    }
+
+    /// What puts the groups of a file on that are off.
+    pub(crate) fn target(&mut self, file: FileId) -> Option<std::io::Result<Target>> {
+        let hooked = self.find(file)?;
+        let off = GOVERNED.into_iter().filter(|it| !hooked.is_on(*it)).collect();
+        Some(hooked.library().target(&off))
     }
 
     fn find(&mut self, file: FileId) -> Option<&mut Hooked> {

@@ -1,0 +1,119 @@
+//! What the governor decides, done to the hooks; and what it estimates, added to the counts.
+
+use std::collections::BTreeMap;
+
+use super::Running;
+use super::driver::Kernel;
+use super::governor::driver::Governing;
+use super::governor::{Budget, Change, Governor};
+use super::library::Libraries;
+use crate::config;
+use crate::model::ids::ProcessId;
+use crate::model::readings::{CudaCounts, CudaProcess, Sampling};
+use crate::samplers::process::driver::Proc;
+
+/// `None` = nothing is bounded: the configuration says so, or this kernel cannot take hooks off
+/// quickly.
+pub(super) fn start(config: &config::Cuda, kernel: &Kernel) -> Option<Governing> {
+    let share = u64::try_from(config.budget?.as_micros()).unwrap_or(u64::MAX);
+    let budget = Budget { share, cpus: Proc::cpus() };
+    let hands = match kernel.hands(Proc::ticks_per_second()) {
+        Ok(Some(hands)) => hands,
+        Ok(None) => {
+            tracing::warn!(
+                "cuda.budget_percent is not kept: this kernel takes hooks off one by one, which \
+                 needs Linux 6.6 to be quick"
+            );
+            return None;
+        }
+        Err(error) => {
+            tracing::warn!("cuda.budget_percent is not kept: {error}");
+            return None;
+        }
+    };
+    match Governing::start(Governor::new(budget, fastrand::u64(..)), hands) {
+        Ok(governing) => Some(governing),
+        Err(error) => {
+            tracing::warn!("cuda.budget_percent is not kept: cannot start a thread: {error}");
+            None
+        }
+    }
+}
+
+impl Running {
+    /// Which files are hooked now, and what calls cost there.
+    pub(super) fn tell_files(&self, libraries: &Libraries) {
+        if let Some(governing) = &self.governing {
+            governing.lock().hook(libraries.call_costs(self.costs));
+        }
+    }
+
+    /// Which of them processes map.
+    pub(super) fn tell_mappings(&self) {
+        if let Some(governing) = &self.governing {
+            governing.lock().map(&self.lives.files());
+        }
+    }
+
+    /// Does whatever the governor has asked for meanwhile.
+    pub(super) fn govern_all(&mut self, libraries: &mut Libraries) {
+        while let Some(change) = self.governing.as_mut().and_then(|it| it.changes.try_recv().ok()) {
+            self.govern(change, libraries);
+        }
+    }
+
+    pub(super) fn govern(&mut self, change: Change, libraries: &mut Libraries) {
+        let Some(governing) = &self.governing else { return };
+        match change {
+            Change::TakeOff(file, groups) => {
+                match libraries.take_off(&mut self.kernel, file, &groups) {
+                    Ok(Some(links)) => {
+                        for it in links {
+                            // The kernel takes its time; the breakpoints go at once.
+                            drop(std::thread::spawn(move || drop(it)));
+                        }
+                    }
+                    Ok(None) => return,
+                    Err(error) => tracing::warn!("cannot close a gate: {error}"),
+                }
+                match libraries.target(file) {
+                    Some(Ok(target)) => governing.sample(file, groups, target),
+                    Some(Err(error)) => tracing::warn!("calls are not counted: {error}"),
+                    None => {}
+                }
+            }
+            Change::PutOn(file, groups) => {
+                if let Err(error) = libraries.put_on(&mut self.kernel, file, &groups) {
+                    tracing::warn!("hooks could not be put on again: {error}");
+                }
+                governing.restored(file);
+            }
+        }
+    }
+
+    /// Counts are what was seen, and what is estimated to have happened between two windows.
+    pub(super) fn add_missed(&self, processes: &mut BTreeMap<ProcessId, CudaProcess>) {
+        let Some(governing) = &self.governing else { return };
+        let mut governor = governing.lock();
+        for (process, it) in processes {
+            let missed = if it.exited {
+                governor.end(process, it.counts.as_array())
+            } else {
+                governor.missed(process)
+            };
+            if let Some(missed) = missed {
+                it.counts = it.counts.plus(&CudaCounts::from(missed));
+            }
+        }
+    }
+
+    pub(super) fn sampling(&self) -> Option<Sampling> {
+        let factor = self.governing.as_ref()?.lock().factor()?;
+        Some(Sampling {
+            factor: f64::from(factor) / 1_000.0,
+            reason: "all calls together would cost a process more than cuda.budget_percent of its \
+                     time: they are counted in windows, and scaled"
+                .to_owned(),
+        })
+    }
+}

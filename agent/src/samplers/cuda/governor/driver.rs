@@ -1,0 +1,272 @@
+//! The governor's own thread: looks at the counters several times a second, and opens the windows.
+//!
+//! It has a thread of its own because a window lasts a millisecond or two, and because the kernel
+//! takes tens of milliseconds to put hooks on and off. Of these the traced process notices the last
+//! tenth of a millisecond of the first, and the first tenth of the second.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use aya::maps::{Array, MapData};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use super::gates::Gates;
+use super::{Change, Counted, CpuTimes, Governor, Rows, Window};
+use crate::clock;
+use crate::model::ids::ProcessId;
+use crate::model::units::BootNs;
+use crate::samplers::cuda::bpf::multi::Programs;
+use crate::samplers::cuda::decode;
+use crate::samplers::cuda::driver::{KernelError, RowReader, attach_window};
+use crate::samplers::cuda::hooks::Group;
+use crate::samplers::cuda::probe::Point;
+use crate::samplers::process::decode::FileId;
+
+/// How often the counters are looked at, and how often where something is near its budget.
+const LOOK: Duration = Duration::from_millis(200);
+const LOOK_CLOSELY: Duration = Duration::from_millis(50);
+
+/// What the thread needs of the kernel.
+pub(crate) struct Hands {
+    pub(crate) programs: Arc<Programs>,
+    pub(crate) rows: RowReader,
+    pub(crate) gates: Array<MapData, u64>,
+    pub(crate) refused: Array<MapData, u64>,
+    pub(crate) ticks_per_second: u64,
+}
+
+impl fmt::Debug for Hands {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hands").field("programs", &self.programs).finish_non_exhaustive()
+    }
+}
+
+/// What a window puts on.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) file: OwnedFd,
+    pub(crate) gates: Gates,
+    pub(crate) points: Vec<Point>,
+}
+
+#[derive(Debug)]
+enum Order {
+    /// These groups are off, and their gates closed.
+    Sample(FileId, BTreeSet<Group>, Target),
+    /// They are on again since then.
+    Restored(FileId, BootNs),
+    Stop,
+}
+
+/// The thread, as the tracer sees it. It ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Governing {
+    governor: Arc<Mutex<Governor>>,
+    orders: Sender<Order>,
+    pub(crate) changes: UnboundedReceiver<Change>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Governing {
+    pub(crate) fn start(governor: Governor, hands: Hands) -> std::io::Result<Self> {
+        let governor = Arc::new(Mutex::new(governor));
+        let (orders, inbox) = channel();
+        let (outbox, changes) = unbounded_channel();
+        let worker = Worker {
+            governor: Arc::clone(&governor),
+            hands,
+            inbox,
+            outbox,
+            targets: BTreeMap::new(),
+            look: clock::boot(),
+        };
+        let thread =
+            std::thread::Builder::new().name("governor".to_owned()).spawn(move || worker.run())?;
+        Ok(Self { governor, orders, changes, thread: Some(thread) })
+    }
+
+    /// A panic elsewhere leaves a decision half made at worst, never a broken invariant.
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Governor> {
+        self.governor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn sample(&self, file: FileId, groups: BTreeSet<Group>, target: Target) {
+        self.order(Order::Sample(file, groups, target));
+    }
+
+    pub(crate) fn restored(&self, file: FileId) {
+        self.order(Order::Restored(file, clock::boot()));
+    }
+
+    fn order(&self, order: Order) {
+        if self.orders.send(order).is_err() {
+            tracing::warn!("the governor's thread is gone: hooks stay as they are");
+        }
+    }
+}
+
+impl Drop for Governing {
+    fn drop(&mut self) {
+        self.order(Order::Stop);
+        if let Some(Err(_panic)) = self.thread.take().map(JoinHandle::join) {
+            tracing::warn!("the governor's thread has panicked");
+        }
+    }
+}
+
+struct Worker {
+    governor: Arc<Mutex<Governor>>,
+    hands: Hands,
+    inbox: Receiver<Order>,
+    outbox: UnboundedSender<Change>,
+    targets: BTreeMap<FileId, Target>,
+    /// When the counters are looked at next.
+    look: BootNs,
+}
+
+impl Worker {
+    fn run(mut self) {
+        if let Err(error) = nix::sys::prctl::set_timerslack(1_000) {
+            tracing::debug!("windows are less exact: {error}");
+        }
+        loop {
+            let window = self.governor().next().map(|(at, length, file, _)| (at, length, file));
+            let due = window.map_or(self.look, |it| it.0.min(self.look));
+            let wait = Duration::from_nanos(due.since(clock::boot()));
+            match self.inbox.recv_timeout(wait) {
+                Ok(Order::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Ok(order) => self.obey(order),
+                Err(RecvTimeoutError::Timeout) => match window {
+                    Some((at, length, file)) if at <= self.look => self.window(file, length),
+                    _ => self.look(),
+                },
+            }
+        }
+    }
+
+    fn governor(&self) -> MutexGuard<'_, Governor> {
+        self.governor.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn obey(&mut self, order: Order) {
+        match order {
+            Order::Sample(file, groups, target) => {
+                let cpu = self.cpu_times(file);
+                let Some(rows) = self.rows() else { return };
+                self.targets.insert(file, target);
+                self.governor().sampled(clock::boot(), file, groups, (&rows, &cpu));
+            }
+            Order::Restored(file, at) => {
+                self.targets.remove(&file);
+                let cpu = self.cpu_times(file);
+                self.governor().restored(at, file, &cpu);
+            }
+            Order::Stop => {}
+        }
+    }
+
+    fn look(&mut self) {
+        let rows = self.rows();
+        let at = clock::boot();
+        let mut governor = self.governor.lock().unwrap_or_else(PoisonError::into_inner);
+        let changes = rows.map(|it| governor.observe(at, &it)).unwrap_or_default();
+        let closely = governor.is_near();
+        drop(governor);
+        for change in changes {
+            // The tracer is gone: so will this thread be.
+            drop(self.outbox.send(change));
+        }
+        let pause = if closely { LOOK_CLOSELY } else { LOOK };
+        self.look = at + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+    }
+
+    fn window(&mut self, file: FileId, length_ns: u64) {
+        match self.open(file, length_ns) {
+            Ok(Some(window)) => self.governor().closed(&window),
+            Ok(None) => self.governor().skipped(clock::boot(), file),
+            Err(error) => {
+                tracing::warn!("calls between two windows are not estimated: {error}");
+                self.governor().skipped(clock::boot(), file);
+            }
+        }
+    }
+
+    fn open(&mut self, file: FileId, length_ns: u64) -> Result<Option<Window>, KernelError> {
+        let Some(target) = self.targets.get(&file) else { return Ok(None) };
+        let gates: BTreeSet<u32> =
+            target.points.iter().filter_map(|it| target.gates.of(it.hook.group)).collect();
+        let before = self.refused(&gates)?;
+        let links =
+            attach_window(&self.hands.programs, target.file.as_fd(), target.gates, &target.points)?;
+        let cpu_before = self.cpu_times(file);
+        self.set(&gates, false)?;
+        let opened = clock::boot();
+        std::thread::sleep(Duration::from_nanos(length_ns));
+        self.set(&gates, true)?;
+        let closed = clock::boot();
+        let cpu_after = self.cpu_times(file);
+        let_go(links);
+        let refused = self.refused(&gates)?.saturating_sub(before);
+        let rows = self.rows();
+        Ok(rows.map(|rows| Window {
+            file,
+            opened,
+            closed,
+            refused,
+            cpu: (cpu_before, cpu_after),
+            rows,
+        }))
+    }
+
+    fn set(&mut self, gates: &BTreeSet<u32>, closed: bool) -> Result<(), KernelError> {
+        for gate in gates {
+            self.hands.gates.set(*gate, u64::from(closed), 0)?;
+        }
+        Ok(())
+    }
+
+    fn refused(&self, gates: &BTreeSet<u32>) -> Result<u64, KernelError> {
+        gates.iter().try_fold(0, |sum, gate| Ok(sum + self.hands.refused.get(gate, 0)?))
+    }
+
+    fn rows(&mut self) -> Option<Rows> {
+        match self.hands.rows.read() {
+            Ok(rows) => {
+                let ticks = self.hands.ticks_per_second;
+                let counted = rows.into_iter().map(|(tgid, row)| {
+                    let start = BootNs(row.start_boottime_ns);
+                    (decode::process_id(tgid, &row, ticks), Counted { start, counts: row.counts })
+                });
+                Some(counted.collect())
+            }
+            Err(error) => {
+                tracing::warn!("the cost of tracing is not known: {error}");
+                None
+            }
+        }
+    }
+
+    fn cpu_times(&self, file: FileId) -> CpuTimes {
+        let users: Vec<ProcessId> = self.governor().users_of(file);
+        users.into_iter().filter_map(|it| Some((it, clock::process_cpu_ns(it.tgid)?))).collect()
+    }
+}
+
+/// Detaches. The breakpoints of a link go at once, then the kernel waits for tens of milliseconds:
+/// each link but the last goes on a thread of its own.
+pub(crate) fn let_go(mut links: Vec<OwnedFd>) {
+    let last = links.pop();
+    for link in links {
+        let spawned = std::thread::Builder::new().spawn(move || drop(link));
+        if let Err(error) = spawned {
+            // Dropped with the closure that could not be run.
+            tracing::debug!("a link was let go here: {error}");
+        }
+    }
+    drop(last);
+}
