@@ -45,7 +45,11 @@ fn on_x86(entry: &Entry, function: &str) -> String {
     let lines = |lines: &[&str]| lines.iter().map(|it| format!("\"{it}\", ")).collect::<String>();
     let (before, after) = (lines(entry.before), lines(entry.after));
     let operands = entry.operands;
-    format!("{before}\"jmp {{behaviour}}\", {after}{operands}behaviour = sym cuda_stub::{function}")
+    // Whoever patches an entry needs more room than it fills: the driver's functions have it.
+    let room = "\".p2align 4, 0xcc\", ";
+    format!(
+        "{before}\"jmp {{behaviour}}\", {after}{room}{operands}behaviour = sym cuda_stub::{function}"
+    )
 }
 
 /// Name and function, line by line.

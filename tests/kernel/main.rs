@@ -12,3 +12,4 @@ mod life;
 mod places;
 mod rig;
 mod survival;
+mod truth;

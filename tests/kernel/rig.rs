@@ -57,6 +57,13 @@ impl Node {
         Self { folder }
     }
 
+    /// Changes what the devices are, under everything that runs.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut Scenario)) {
+        let mut scenario = Scenario::read(self.folder()).expect("the scenario is ours");
+        change(&mut scenario);
+        scenario.write(self.folder()).expect("the folder is writable");
+    }
+
     /// Replaces the driver as an upgrade does: another inode under the same name.
     pub(crate) fn install(&self, build: Build) {
         let new = self.folder.path().join("new");
@@ -140,24 +147,88 @@ pub(crate) struct Workload {
 }
 
 /// What a workload says it did, summed over programs where it became another one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, serde::Deserialize)]
 pub(crate) struct Truth {
+    #[serde(rename = "pid")]
     pub(crate) tgid: u32,
     calls: BTreeMap<String, Called>,
+    /// Of the last program, where it became another one.
+    pub(crate) memory: Held,
+    /// Device time that was queued; `None` = only the driver knows.
+    pub(crate) busy_ns: Option<u64>,
+    /// By ordinal; empty unless several devices were named.
+    #[serde(default)]
+    devices: BTreeMap<String, OfDevice>,
+}
+
+/// What became of the calls of one function.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+#[serde(default)]
+pub(crate) struct Called {
+    pub(crate) calls: u64,
+    pub(crate) failed: u64,
+    /// Part of `failed`.
+    pub(crate) out_of_memory: u64,
+    /// Of the calls that succeeded.
+    pub(crate) bytes: u64,
+    /// Of all calls.
+    pub(crate) asked_bytes: u64,
+    pub(crate) freed_bytes: u64,
+    /// By the kind of the memory that was freed: `device`, `managed`, `virtual`, `stream_ordered`,
+    /// `host`, and `imported` for what is no memory of this process.
+    pub(crate) freed: BTreeMap<String, Freed>,
 }
 
 #[derive(Clone, Copy, Debug, Default, serde::Deserialize)]
-struct Called {
-    calls: u64,
-    failed: u64,
-    bytes: u64,
+pub(crate) struct Freed {
+    pub(crate) calls: u64,
+    pub(crate) bytes: u64,
+}
+
+/// What a workload holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+pub(crate) struct Held {
+    /// Device, managed and virtual memory.
+    pub(crate) live_bytes: u64,
+    pub(crate) peak_bytes: u64,
+    pub(crate) stream_ordered_bytes: u64,
+    pub(crate) host_bytes: u64,
+    pub(crate) host_peak_bytes: u64,
+}
+
+/// The calls that had a context of one device.
+#[derive(Clone, Debug, Default, serde::Deserialize)]
+struct OfDevice {
+    calls: BTreeMap<String, Called>,
+    memory: Held,
 }
 
 #[derive(Debug, serde::Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Line {
     Ready {},
-    Truth { pid: u32, calls: BTreeMap<String, Called> },
+    Truth(Truth),
+    Checked(Checked),
+    Slice(Slice),
+}
+
+/// Whether patched functions work.
+#[derive(Clone, Debug, serde::Deserialize)]
+pub(crate) struct Checked {
+    pub(crate) works: bool,
+    /// Of an allocation and of its release.
+    pub(crate) results: [i32; 2],
+    /// Calls that went through a patch.
+    pub(crate) intercepted: u64,
+}
+
+/// The launches of about a tenth of a second.
+#[derive(Clone, Copy, Debug, serde::Deserialize)]
+pub(crate) struct Slice {
+    /// CLOCK_BOOTTIME at its end.
+    pub(crate) boot_ns: u64,
+    pub(crate) nanoseconds: u64,
+    pub(crate) launches: u64,
 }
 
 impl Workload {
@@ -189,8 +260,33 @@ impl Workload {
         self.signal(Signal::SIGUSR1);
         loop {
             match self.line().expect("it answers") {
-                Line::Truth { pid, calls } => return Truth { tgid: pid, calls },
-                Line::Ready { .. } => {}
+                Line::Truth(truth) => return truth,
+                Line::Ready {} | Line::Checked(_) | Line::Slice(_) => {}
+            }
+        }
+    }
+
+    /// Has it patch its entries, where it was started so, and says whether they work.
+    pub(crate) fn check_patch(&mut self) -> Checked {
+        self.signal(Signal::SIGUSR2);
+        self.checked()
+    }
+
+    /// What a workload says that patched its entries before.
+    pub(crate) fn checked(&mut self) -> Checked {
+        loop {
+            if let Line::Checked(checked) = self.line().expect("it checks") {
+                return checked;
+            }
+        }
+    }
+
+    /// The next tenth of a second of launches; `None` when it has ended.
+    pub(crate) fn slice(&mut self) -> Option<Slice> {
+        loop {
+            match self.line()? {
+                Line::Slice(slice) => return Some(slice),
+                Line::Ready {} | Line::Checked(_) | Line::Truth(_) => {}
             }
         }
     }
@@ -206,8 +302,8 @@ impl Workload {
     pub(crate) fn finish_all(&mut self) -> Vec<Truth> {
         let mut truths = Vec::new();
         while let Some(line) = self.line() {
-            if let Line::Truth { pid, calls } = line {
-                truths.push(Truth { tgid: pid, calls });
+            if let Line::Truth(truth) = line {
+                truths.push(truth);
             }
         }
         let status = self.child.wait().expect("a child can be waited for");
@@ -237,18 +333,15 @@ impl Drop for Workload {
 
 impl Truth {
     fn plus(self, other: Self) -> Self {
-        let mut sum = Self { tgid: other.tgid, calls: self.calls };
+        let mut sum = Self { calls: self.calls, ..other.clone() };
         for (name, called) in other.calls {
-            let entry = sum.calls.entry(name).or_default();
-            entry.calls += called.calls;
-            entry.failed += called.failed;
-            entry.bytes += called.bytes;
+            sum.calls.entry(name).or_default().add(called);
         }
         sum
     }
 
     /// How often a function succeeded, whatever its variant.
-    fn succeeded(&self, symbol: &str) -> u64 {
+    pub(crate) fn succeeded(&self, symbol: &str) -> u64 {
         self.sum(symbol, |it| it.calls - it.failed)
     }
 
@@ -256,9 +349,30 @@ impl Truth {
         self.sum(symbol, |it| it.calls)
     }
 
-    fn sum(&self, symbol: &str, value: impl Fn(&Called) -> u64) -> u64 {
+    /// Exported names of what was called.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        self.calls.keys().map(String::as_str)
+    }
+
+    /// Frees of one kind of memory and their bytes, by whatever function.
+    pub(crate) fn freed(&self, kind: &str) -> Freed {
+        let found = self.calls.values().filter_map(|it| it.freed.get(kind));
+        found.fold(Freed::default(), |sum, it| Freed {
+            calls: sum.calls + it.calls,
+            bytes: sum.bytes + it.bytes,
+        })
+    }
+
+    /// A function with its variants.
+    pub(crate) fn sum(&self, symbol: &str, value: impl Fn(&Called) -> u64) -> u64 {
         let variants = ["", "_ptsz", "_ptds"].map(|it| format!("{symbol}{it}"));
         variants.iter().filter_map(|it| self.calls.get(it)).map(value).sum()
+    }
+
+    /// The part that had a context of this device.
+    pub(crate) fn on(&self, ordinal: u32) -> Self {
+        let part = self.devices.get(&ordinal.to_string()).cloned().unwrap_or_default();
+        Self { tgid: self.tgid, calls: part.calls, memory: part.memory, ..Self::default() }
     }
 
     /// What the kernel should have counted. Waiting times are not known here.
@@ -283,6 +397,26 @@ impl Truth {
             counts[Counter::Synchronizations] += self.called(symbol);
         }
         counts
+    }
+}
+
+impl Called {
+    fn add(&mut self, other: Self) {
+        for (sum, part) in [
+            (&mut self.calls, other.calls),
+            (&mut self.failed, other.failed),
+            (&mut self.out_of_memory, other.out_of_memory),
+            (&mut self.bytes, other.bytes),
+            (&mut self.asked_bytes, other.asked_bytes),
+            (&mut self.freed_bytes, other.freed_bytes),
+        ] {
+            *sum += part;
+        }
+        for (kind, freed) in other.freed {
+            let sum = self.freed.entry(kind).or_default();
+            sum.calls += freed.calls;
+            sum.bytes += freed.bytes;
+        }
     }
 }
 

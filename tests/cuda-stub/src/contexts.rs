@@ -1,25 +1,22 @@
-//! Contexts, and the modules, streams and events in them.
+//! Contexts.
 #![expect(unsafe_code, reason = "answers a C ABI")]
 
-use std::ffi::{CStr, c_char, c_int, c_uint, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 
-use crate::codes::{
-    Code, INVALID_CONTEXT, INVALID_DEVICE, INVALID_VALUE, NOT_FOUND, OUT_OF_MEMORY, SUCCESS,
-};
+use crate::codes::{Code, INVALID_CONTEXT, INVALID_DEVICE, OUT_OF_MEMORY, SUCCESS};
 use crate::driver::{Driver, current, enter, enter_device, pop_current, push_current, set_current};
-use crate::launches::function_for;
 use crate::out::{store, store_made};
 use crate::system::index_of;
 use crate::tables::{Release, device_of};
 
-/// Handles that stand for nothing but themselves.
-const MODULE: u64 = 0x5511_0000;
-const STREAM: u64 = 0x5522_0000;
-const EVENT: u64 = 0x5533_0000;
+pub unsafe extern "C" fn create(context: *mut u64, _flags: c_uint, device: c_int) -> Code {
+    // SAFETY: the caller gives one handle.
+    unsafe { make("cuCtxCreate", context, device) }
+}
 
 pub unsafe extern "C" fn create_v2(context: *mut u64, _flags: c_uint, device: c_int) -> Code {
     // SAFETY: the caller gives one handle.
-    unsafe { create("cuCtxCreate_v2", context, device) }
+    unsafe { make("cuCtxCreate_v2", context, device) }
 }
 
 pub unsafe extern "C" fn create_v3(
@@ -30,7 +27,7 @@ pub unsafe extern "C" fn create_v3(
     device: c_int,
 ) -> Code {
     // SAFETY: the caller gives one handle.
-    unsafe { create("cuCtxCreate_v3", context, device) }
+    unsafe { make("cuCtxCreate_v3", context, device) }
 }
 
 pub unsafe extern "C" fn create_v4(
@@ -40,7 +37,7 @@ pub unsafe extern "C" fn create_v4(
     device: c_int,
 ) -> Code {
     // SAFETY: the caller gives one handle.
-    unsafe { create("cuCtxCreate_v4", context, device) }
+    unsafe { make("cuCtxCreate_v4", context, device) }
 }
 
 pub extern "C" fn destroy(context: u64) -> Code {
@@ -144,51 +141,9 @@ pub unsafe extern "C" fn pop(context: *mut u64) -> Code {
     }
 }
 
-pub unsafe extern "C" fn module_load_data(module: *mut u64, _image: *const c_void) -> Code {
-    // SAFETY: the caller gives one handle.
-    unsafe { store_made(module, || enter_device("cuModuleLoadData").map(|_| MODULE)) }
-}
-
-/// A kernel named `busy_<N>us` runs for that long; another one as long as the scenario says.
-pub unsafe extern "C" fn module_get_function(
-    function: *mut u64,
-    module: u64,
-    name: *const c_char,
-) -> Code {
-    if name.is_null() || module != MODULE {
-        return INVALID_VALUE;
-    }
-    // SAFETY: not null, and the caller gives a string.
-    let Ok(name) = unsafe { CStr::from_ptr(name) }.to_str() else { return NOT_FOUND };
-    // SAFETY: the caller gives one handle.
-    unsafe { store_made(function, || enter("cuModuleGetFunction").map(|_| function_for(name))) }
-}
-
-pub unsafe extern "C" fn stream_create(stream: *mut u64, _flags: c_uint) -> Code {
-    // SAFETY: the caller gives one handle.
-    unsafe { store_made(stream, || enter_device("cuStreamCreate").map(|_| STREAM)) }
-}
-
-pub extern "C" fn stream_destroy(_stream: u64) -> Code {
-    enter("cuStreamDestroy_v2").map_or_else(|code| code, |_| SUCCESS)
-}
-
-pub unsafe extern "C" fn event_create(event: *mut u64, _flags: c_uint) -> Code {
-    // SAFETY: the caller gives one handle.
-    unsafe { store_made(event, || enter_device("cuEventCreate").map(|_| EVENT)) }
-}
-
-pub extern "C" fn event_destroy(_event: u64) -> Code {
-    enter("cuEventDestroy_v2").map_or_else(|code| code, |_| SUCCESS)
-}
-
-pub extern "C" fn event_record(_event: u64, _stream: u64) -> Code {
-    enter_device("cuEventRecord").map_or_else(|code| code, |_| SUCCESS)
-}
-
 /// # Safety
 /// `context` is null or valid for one handle.
-unsafe fn create(call: &str, context: *mut u64, device: c_int) -> Code {
+unsafe fn make(call: &str, context: *mut u64, device: c_int) -> Code {
     let created = || {
         let driver = enter(call)?;
         let index = index_of(driver, device)?;

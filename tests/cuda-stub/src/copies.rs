@@ -1,4 +1,4 @@
-//! Copies: no byte moves, and a synchronous one waits for the work before it.
+//! Copies and fills: no byte moves, and a synchronous copy waits for the work before it.
 
 use crate::codes::{Code, SUCCESS};
 use crate::driver::enter_device;
@@ -61,7 +61,31 @@ pub extern "C" fn peer_async(
     queue("cuMemcpyPeerAsync")
 }
 
-fn wait(call: &str) -> Code {
+pub extern "C" fn set_d8(_at: u64, _value: u8, _count: usize) -> Code {
+    queue("cuMemsetD8_v2")
+}
+
+pub extern "C" fn set_d8_async(_at: u64, _value: u8, _count: usize, _stream: u64) -> Code {
+    queue("cuMemsetD8Async")
+}
+
+pub extern "C" fn set_d16(_at: u64, _value: u16, _count: usize) -> Code {
+    queue("cuMemsetD16_v2")
+}
+
+pub extern "C" fn set_d16_async(_at: u64, _value: u16, _count: usize, _stream: u64) -> Code {
+    queue("cuMemsetD16Async")
+}
+
+pub extern "C" fn set_d32(_at: u64, _value: u32, _count: usize) -> Code {
+    queue("cuMemsetD32_v2")
+}
+
+pub extern "C" fn set_d32_async(_at: u64, _value: u32, _count: usize, _stream: u64) -> Code {
+    queue("cuMemsetD32Async")
+}
+
+pub(crate) fn wait(call: &str) -> Code {
     match enter_device(call) {
         Ok((driver, device)) => {
             driver.node.synchronize(driver.seat, device);
@@ -71,6 +95,6 @@ fn wait(call: &str) -> Code {
     }
 }
 
-fn queue(call: &str) -> Code {
+pub(crate) fn queue(call: &str) -> Code {
     enter_device(call).map_or_else(|code| code, |_| SUCCESS)
 }

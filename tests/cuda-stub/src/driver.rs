@@ -1,16 +1,17 @@
 //! The driver as this process has it initialised, and what every call checks first.
-#![expect(unsafe_code, reason = "pthread_atfork is a C interface")]
+#![expect(unsafe_code, reason = "calls back into C")]
 
 use std::cell::RefCell;
 use std::ffi::c_void;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use gpu_state::node::Node;
 use gpu_state::process::Seat;
 use gpu_state::scenario::{Scenario, State};
 
 use crate::codes::{Code, INVALID_CONTEXT, NO_DEVICE, NOT_INITIALIZED, SUCCESS, UNKNOWN};
+use crate::launches::HostFunction;
 use crate::tables::{Tables, device_of};
 
 static DRIVER: OnceLock<Driver> = OnceLock::new();
@@ -21,6 +22,9 @@ static FORKED: AtomicBool = AtomicBool::new(false);
 thread_local! {
     /// This thread's context stack; the last one is current.
     static CONTEXTS: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
+
+    /// Host functions that this thread queued.
+    static HOST_FUNCTIONS: RefCell<Vec<Queued>> = const { RefCell::new(Vec::new()) };
 }
 
 #[derive(Debug)]
@@ -31,6 +35,16 @@ pub(crate) struct Driver {
     pub(crate) visible: Vec<usize>,
     tables: Mutex<Tables>,
 }
+
+/// What a call of a process with a current context works on.
+pub(crate) struct Scene {
+    pub(crate) driver: &'static Driver,
+    pub(crate) device: usize,
+    pub(crate) scenario: Arc<Scenario>,
+}
+
+/// A host function and its data.
+type Queued = (HostFunction, *mut c_void);
 
 impl Driver {
     pub(crate) fn tables(&self) -> MutexGuard<'_, Tables> {
@@ -72,6 +86,25 @@ pub(crate) fn initialize() -> Code {
 
 /// The initialised driver, unless the scenario wants this call to fail.
 pub(crate) fn enter(call: &str) -> Result<&'static Driver, Code> {
+    look(call).map(|(driver, _)| driver)
+}
+
+/// The driver and the device of the current context.
+pub(crate) fn enter_device(call: &str) -> Result<(&'static Driver, usize), Code> {
+    enter_scene(call).map(|it| (it.driver, it.device))
+}
+
+/// As above, with the scenario: a launch looks at it once and not three times.
+pub(crate) fn enter_scene(call: &str) -> Result<Scene, Code> {
+    let (driver, scenario) = look(call)?;
+    let device = current().and_then(device_of).ok_or(INVALID_CONTEXT)?;
+    match scenario.gpus.get(device).map(|it| it.state) {
+        Some(State::Ok) => Ok(Scene { driver, device, scenario }),
+        Some(State::Lost | State::ResetRequired) | None => Err(UNKNOWN),
+    }
+}
+
+fn look(call: &str) -> Result<(&'static Driver, Arc<Scenario>), Code> {
     if FORKED.load(Ordering::Relaxed) {
         return Err(NOT_INITIALIZED);
     }
@@ -79,18 +112,7 @@ pub(crate) fn enter(call: &str) -> Result<&'static Driver, Code> {
     let scenario = driver.node.recent_scenario().ok_or(UNKNOWN)?;
     match scenario.cuda_fails.get(call) {
         Some(code) => Err(*code),
-        None => Ok(driver),
-    }
-}
-
-/// The driver and the device of the current context.
-pub(crate) fn enter_device(call: &str) -> Result<(&'static Driver, usize), Code> {
-    let driver = enter(call)?;
-    let device = current().and_then(device_of).ok_or(INVALID_CONTEXT)?;
-    let scenario = driver.node.recent_scenario().ok_or(UNKNOWN)?;
-    match scenario.gpus.get(device).map(|it| it.state) {
-        Some(State::Ok) => Ok((driver, device)),
-        Some(State::Lost | State::ResetRequired) | None => Err(UNKNOWN),
+        None => Ok((driver, scenario)),
     }
 }
 
@@ -114,6 +136,18 @@ pub(crate) fn push_current(context: u64) {
 
 pub(crate) fn pop_current() -> Option<u64> {
     CONTEXTS.with_borrow_mut(Vec::pop)
+}
+
+pub(crate) fn queue_host_function(function: HostFunction, data: *mut c_void) {
+    HOST_FUNCTIONS.with_borrow_mut(|it| it.push((function, data)));
+}
+
+/// Calls what this thread queued, in order. It may call the driver, so nothing is held meanwhile.
+pub(crate) fn run_host_functions() {
+    for (function, data) in HOST_FUNCTIONS.take() {
+        // SAFETY: who queued it gave a function that takes this pointer.
+        unsafe { function(data) };
+    }
 }
 
 extern "C" fn after_fork() {

@@ -5,13 +5,16 @@ use std::ffi::{c_uint, c_void};
 use std::time::Duration;
 
 use crate::codes::{Code, INVALID_VALUE, SUCCESS};
-use crate::driver::enter_device;
+use crate::driver::{Scene, enter_device, enter_scene, queue_host_function};
 
 /// Marks a value as a kernel that says how long it runs; the microseconds are the low half.
 const TIMED_KERNEL: u64 = 0x55f0_0001_0000_0000;
 
 /// A kernel that runs as long as the scenario says.
 const KERNEL: u64 = 0x55f0_0000_0000_0000;
+
+/// `CUhostFn`.
+pub type HostFunction = unsafe extern "C" fn(*mut c_void);
 
 /// The same arguments as the driver's function: an observer reads them from registers and stack.
 pub extern "C" fn kernel(
@@ -79,15 +82,31 @@ pub(crate) fn function_for(name: &str) -> u64 {
     }
 }
 
+/// Runs in the same thread when it next waits, in the middle of that call.
+pub extern "C" fn host_function(
+    _stream: u64,
+    function: Option<HostFunction>,
+    data: *mut c_void,
+) -> Code {
+    let Some(function) = function else { return INVALID_VALUE };
+    match enter_device("cuLaunchHostFunc") {
+        Ok(_) => {
+            queue_host_function(function, data);
+            SUCCESS
+        }
+        Err(code) => code,
+    }
+}
+
 fn launch(call: &str, function: u64) -> Code {
-    let (driver, device) = match enter_device(call) {
+    let Scene { driver, device, scenario } = match enter_scene(call) {
         Ok(it) => it,
         Err(code) => return code,
     };
     let microseconds = if function & !0xffff_ffff == TIMED_KERNEL {
         function & 0xffff_ffff
     } else {
-        driver.node.recent_scenario().map_or(0, |it| it.kernel_us)
+        scenario.kernel_us
     };
     driver.node.launch(driver.seat, device, Duration::from_micros(microseconds));
     SUCCESS

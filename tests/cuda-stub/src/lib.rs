@@ -9,11 +9,17 @@
 //! null, or valid for what the function reads and writes there.
 #![expect(clippy::missing_safety_doc, reason = "the contract is cuda.h, as said above")]
 
+pub mod blocks;
 pub mod contexts;
 pub mod copies;
+pub mod host;
 pub mod launches;
+pub mod legacy;
 pub mod memory;
+pub mod modules;
+pub mod streams;
 pub mod system;
+pub mod virtual_memory;
 pub mod waits;
 
 mod codes;

@@ -1,26 +1,19 @@
-//! Device memory and pinned host memory.
+//! Device memory.
 #![expect(unsafe_code, reason = "answers a C ABI")]
 
-use std::ffi::{c_int, c_uint, c_ulonglong, c_void};
+use std::ffi::{c_int, c_uint, c_void};
 
-use crate::codes::{Code, INVALID_VALUE, OUT_OF_MEMORY, SUCCESS};
+use crate::codes::{Code, INVALID_HANDLE, INVALID_VALUE, OUT_OF_MEMORY, SUCCESS};
 use crate::driver::{Driver, enter, enter_device};
 use crate::out::{store, store_made};
 use crate::system::index_of;
-use crate::tables::Allocation;
+use crate::tables::{Allocation, Kind};
 
 /// Rows of a pitched allocation begin at multiples of this.
 const PITCH: usize = 512;
 
-/// `CUmemAllocationProp`, as far as it is read: the device is in `location`.
-#[derive(Debug)]
-#[repr(C)]
-pub struct AllocationProperties {
-    kind: c_uint,
-    handle_types: c_uint,
-    location_kind: c_uint,
-    location_id: c_int,
-}
+/// The pool that every device has from the start.
+const DEFAULT_POOL: u64 = 0x5533_0000;
 
 /// `CUipcMemHandle`: passed by value, on the stack.
 #[derive(Clone, Copy, Debug)]
@@ -29,27 +22,32 @@ pub struct IpcHandle([u8; 64]);
 
 pub unsafe extern "C" fn alloc(pointer: *mut u64, bytes: usize) -> Code {
     // SAFETY: the caller gives one device pointer.
-    unsafe { allocate("cuMemAlloc_v2", pointer, bytes) }
+    unsafe { allocate("cuMemAlloc_v2", pointer, bytes, Kind::Device) }
 }
 
 pub unsafe extern "C" fn alloc_managed(pointer: *mut u64, bytes: usize, _flags: c_uint) -> Code {
     // SAFETY: the caller gives one device pointer.
-    unsafe { allocate("cuMemAllocManaged", pointer, bytes) }
+    unsafe { allocate("cuMemAllocManaged", pointer, bytes, Kind::Managed) }
 }
 
 pub unsafe extern "C" fn alloc_async(pointer: *mut u64, bytes: usize, _stream: u64) -> Code {
     // SAFETY: the caller gives one device pointer.
-    unsafe { allocate("cuMemAllocAsync", pointer, bytes) }
+    unsafe { allocate("cuMemAllocAsync", pointer, bytes, Kind::StreamOrdered) }
 }
 
 pub unsafe extern "C" fn alloc_from_pool_async(
     pointer: *mut u64,
     bytes: usize,
-    _pool: u64,
+    pool: u64,
     _stream: u64,
 ) -> Code {
+    match enter("cuMemAllocFromPoolAsync") {
+        Ok(driver) if !is_pool(driver, pool) => return INVALID_VALUE,
+        Ok(_) => {}
+        Err(code) => return code,
+    }
     // SAFETY: the caller gives one device pointer.
-    unsafe { allocate("cuMemAllocFromPoolAsync", pointer, bytes) }
+    unsafe { allocate("cuMemAllocFromPoolAsync", pointer, bytes, Kind::StreamOrdered) }
 }
 
 pub unsafe extern "C" fn alloc_pitch(
@@ -59,72 +57,69 @@ pub unsafe extern "C" fn alloc_pitch(
     height: usize,
     _element_bytes: c_uint,
 ) -> Code {
-    let row = width_bytes.next_multiple_of(PITCH);
-    // SAFETY: the caller gives one device pointer.
-    let code = unsafe { allocate("cuMemAllocPitch_v2", pointer, row.saturating_mul(height)) };
-    if code != SUCCESS {
-        return code;
+    if pitch.is_null() {
+        return INVALID_VALUE;
     }
-    // SAFETY: the caller gives one integer.
-    unsafe { store(pitch, row) }
+    let Some(row) = pitch_of(width_bytes) else { return OUT_OF_MEMORY };
+    let bytes = row.saturating_mul(height);
+    // SAFETY: the caller gives one device pointer.
+    match unsafe { allocate("cuMemAllocPitch_v2", pointer, bytes, Kind::Device) } {
+        // SAFETY: the caller gives one integer.
+        SUCCESS => unsafe { store(pitch, row) },
+        code => code,
+    }
 }
 
 /// Freeing nothing succeeds; freeing what was never allocated does not.
 pub extern "C" fn free(pointer: u64) -> Code {
-    release("cuMemFree_v2", pointer)
+    release_as("cuMemFree_v2", pointer, &[Kind::Device, Kind::Managed, Kind::StreamOrdered])
 }
 
 pub extern "C" fn free_async(pointer: u64, _stream: u64) -> Code {
-    release("cuMemFreeAsync", pointer)
+    release_as("cuMemFreeAsync", pointer, &[Kind::Device, Kind::StreamOrdered])
 }
 
-pub unsafe extern "C" fn create(
-    handle: *mut u64,
-    bytes: usize,
-    properties: *const AllocationProperties,
-    _flags: c_ulonglong,
-) -> Code {
+pub unsafe extern "C" fn default_pool(pool: *mut u64, device: c_int) -> Code {
+    let found = || {
+        let driver = enter("cuDeviceGetDefaultMemPool")?;
+        index_of(driver, device).map(|_| DEFAULT_POOL)
+    };
+    // SAFETY: the caller gives one handle.
+    unsafe { store_made(pool, found) }
+}
+
+pub unsafe extern "C" fn pool_create(pool: *mut u64, properties: *const c_void) -> Code {
     if properties.is_null() {
         return INVALID_VALUE;
     }
-    // SAFETY: not null, and the caller gives one structure.
-    let ordinal = unsafe { (*properties).location_id };
-    let created = || {
-        let driver = enter("cuMemCreate")?;
-        take(driver, index_of(driver, ordinal)?, bytes)
-    };
+    let made = || enter("cuMemPoolCreate").map(|it| it.tables().add_handle());
     // SAFETY: the caller gives one handle.
-    unsafe { store_made(handle, created) }
+    unsafe { store_made(pool, made) }
 }
 
-pub extern "C" fn release_handle(handle: u64) -> Code {
-    release("cuMemRelease", handle)
-}
-
-pub extern "C" fn map(_at: u64, _bytes: usize, _offset: usize, _handle: u64, _flags: u64) -> Code {
-    enter("cuMemMap").map_or_else(|code| code, |_| SUCCESS)
-}
-
-pub extern "C" fn unmap(_at: u64, _bytes: usize) -> Code {
-    enter("cuMemUnmap").map_or_else(|code| code, |_| SUCCESS)
+pub extern "C" fn pool_destroy(pool: u64) -> Code {
+    match enter("cuMemPoolDestroy") {
+        Ok(driver) if driver.tables().drop_handle(pool) => SUCCESS,
+        Ok(_) => INVALID_VALUE,
+        Err(code) => code,
+    }
 }
 
 /// Memory of another process: no allocation of this one.
 pub unsafe extern "C" fn ipc_open(pointer: *mut u64, _handle: IpcHandle, _flags: c_uint) -> Code {
-    let opened = || enter_device("cuIpcOpenMemHandle_v2").map(|(it, _)| it.tables().address(1));
+    let opened = || {
+        let (driver, device) = enter_device("cuIpcOpenMemHandle_v2")?;
+        Ok(driver.tables().add(Allocation { device, bytes: 0, kind: Kind::Opened }))
+    };
     // SAFETY: the caller gives one device pointer.
     unsafe { store_made(pointer, opened) }
 }
 
-/// As above.
-pub unsafe extern "C" fn import(
-    handle: *mut u64,
-    _os_handle: *const c_void,
-    _kind: c_uint,
-) -> Code {
-    let imported = || enter("cuMemImportFromShareableHandle").map(|it| it.tables().address(1));
-    // SAFETY: the caller gives one handle.
-    unsafe { store_made(handle, imported) }
+pub extern "C" fn ipc_close(pointer: u64) -> Code {
+    match release_as("cuIpcCloseMemHandle", pointer, &[Kind::Opened]) {
+        INVALID_VALUE => INVALID_HANDLE,
+        code => code,
+    }
 }
 
 pub unsafe extern "C" fn get_info(free: *mut usize, total: *mut usize) -> Code {
@@ -142,78 +137,54 @@ pub unsafe extern "C" fn get_info(free: *mut usize, total: *mut usize) -> Code {
     unsafe { store(total, in_words(memory.total_bytes)) }
 }
 
-pub unsafe extern "C" fn alloc_host(pointer: *mut *mut c_void, bytes: usize) -> Code {
-    // SAFETY: the caller gives one pointer.
-    unsafe { store_made(pointer, || pin("cuMemAllocHost_v2", bytes)) }
+/// Bytes between the beginnings of two rows; `None` when no memory holds one.
+pub(crate) fn pitch_of(width_bytes: usize) -> Option<usize> {
+    width_bytes.checked_next_multiple_of(PITCH)
 }
 
-pub unsafe extern "C" fn host_alloc(
-    pointer: *mut *mut c_void,
-    bytes: usize,
-    _flags: c_uint,
-) -> Code {
-    // SAFETY: the caller gives one pointer.
-    unsafe { store_made(pointer, || pin("cuMemHostAlloc", bytes)) }
+/// Takes memory from a device and remembers it under an address or handle of its own.
+pub(crate) fn take(driver: &Driver, device: usize, bytes: usize, kind: Kind) -> Result<u64, Code> {
+    let bytes = charge(driver, device, bytes)?;
+    Ok(driver.tables().add(Allocation { device, bytes, kind }))
 }
 
-pub unsafe extern "C" fn free_host(pointer: *mut c_void) -> Code {
-    let driver = match enter("cuMemFreeHost") {
-        Ok(driver) => driver,
-        Err(code) => return code,
-    };
-    if !driver.tables().host.remove(&pointer.addr()) {
-        return INVALID_VALUE;
-    }
-    // SAFETY: `pin` got it from malloc, and it was removed from the table just now.
-    unsafe { libc::free(pointer) };
-    SUCCESS
-}
-
-pub extern "C" fn host_register(_pointer: *const c_void, _bytes: usize, _flags: c_uint) -> Code {
-    enter("cuMemHostRegister_v2").map_or_else(|code| code, |_| SUCCESS)
-}
-
-/// # Safety
-/// `pointer` is null or valid for one device pointer.
-unsafe fn allocate(call: &str, pointer: *mut u64, bytes: usize) -> Code {
-    let allocated = || {
-        let (driver, device) = enter_device(call)?;
-        take(driver, device, bytes)
-    };
-    // SAFETY: by the contract above.
-    unsafe { store_made(pointer, allocated) }
-}
-
-fn take(driver: &Driver, device: usize, bytes: usize) -> Result<u64, Code> {
-    let bytes = u64::try_from(bytes).ok().ok_or(INVALID_VALUE)?;
+/// Takes memory from a device and forgets it.
+pub(crate) fn charge(driver: &Driver, device: usize, bytes: usize) -> Result<u64, Code> {
+    let bytes = bytes as u64;
     if bytes == 0 {
         return Err(INVALID_VALUE);
     }
     let taken = driver.node.allocate(driver.seat, device, bytes);
     taken.ok().ok_or(OUT_OF_MEMORY)?;
-    Ok(driver.tables().add(Allocation { device, bytes }))
+    Ok(bytes)
 }
 
-fn release(call: &str, address: u64) -> Code {
+/// Gives back memory of one of these kinds. Nothing is not an error; what is unknown is.
+pub(crate) fn release_as(call: &str, address: u64, kinds: &[Kind]) -> Code {
     let driver = match enter(call) {
         Ok(driver) => driver,
         Err(code) => return code,
     };
-    if address == 0 {
+    if address == 0 && kinds.contains(&Kind::Device) {
         return SUCCESS;
     }
-    let Some(allocation) = driver.tables().remove(address) else { return INVALID_VALUE };
+    let removed = driver.tables().remove(address, kinds);
+    let Some(allocation) = removed else { return INVALID_VALUE };
     driver.node.free(driver.seat, allocation.device, allocation.bytes);
     SUCCESS
 }
 
-fn pin(call: &str, bytes: usize) -> Result<*mut c_void, Code> {
-    let driver = enter(call)?;
-    // SAFETY: malloc takes any size.
-    let memory = unsafe { libc::malloc(bytes.max(1)) };
-    if memory.is_null() {
-        return Err(OUT_OF_MEMORY);
-    }
-    driver.tables().host.insert(memory.addr());
-    Ok(memory)
+fn is_pool(driver: &Driver, pool: u64) -> bool {
+    pool == DEFAULT_POOL || driver.tables().has_handle(pool)
+}
+
+/// # Safety
+/// `pointer` is null or valid for one device pointer.
+unsafe fn allocate(call: &str, pointer: *mut u64, bytes: usize, kind: Kind) -> Code {
+    let allocated = || {
+        let (driver, device) = enter_device(call)?;
+        take(driver, device, bytes, kind)
+    };
+    // SAFETY: by the contract above.
+    unsafe { store_made(pointer, allocated) }
 }

@@ -1,6 +1,6 @@
-//! What this process has from the driver: allocations and contexts, by the value it was given.
+//! What this process has from the driver, by the value it was given.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where device addresses begin: they look like the driver's, and no host memory is there.
 const FIRST_ADDRESS: u64 = 0x7f2a_0000_0000;
@@ -8,27 +8,63 @@ const FIRST_ADDRESS: u64 = 0x7f2a_0000_0000;
 /// Addresses are this far apart at least, as a driver's are.
 const ALIGNMENT: u64 = 2 << 20;
 
+/// Where the addresses begin that functions of the first version give out: they have 32 bits.
+const FIRST_LOW_ADDRESS: u64 = 0x1000_0000;
+
+const LOW_ALIGNMENT: u64 = 512;
+
 /// Marks a value as a context; the device is in its low byte.
 const CONTEXT_TAG: u64 = 0x55c7_0000_0000;
 
-/// Addresses, allocation handles and contexts of one process.
+/// Where the handles of streams, events and pools begin.
+const FIRST_HANDLE: u64 = 0x5522_0000;
+
+/// Addresses, handles and contexts of one process.
 #[derive(Debug, Default)]
 pub(crate) struct Tables {
-    /// By device pointer or allocation handle.
+    /// By device pointer or handle.
     allocations: BTreeMap<u64, Allocation>,
-    next_address: u64,
+    addresses_used: u64,
+    low_addresses_used: u64,
+    /// Bytes of reserved addresses, by the first.
+    reserved: BTreeMap<u64, u64>,
+    /// Bytes of mappings, by the first address.
+    mapped: BTreeMap<u64, u64>,
     contexts: BTreeMap<u64, usize>,
     contexts_made: u64,
     primary: BTreeMap<usize, Primary>,
-    /// Pinned host memory, by address.
-    pub(crate) host: std::collections::BTreeSet<usize>,
+    handles: BTreeSet<u64>,
+    handles_made: u64,
+    host: BTreeMap<usize, Pinned>,
 }
 
-/// Device memory of this process.
+/// Memory that this process asked for.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Allocation {
     pub(crate) device: usize,
     pub(crate) bytes: u64,
+    pub(crate) kind: Kind,
+}
+
+/// What a value stands for: not every function that frees takes every kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Device,
+    Managed,
+    StreamOrdered,
+    /// A handle, and no address.
+    Physical,
+    /// A handle of somebody else's memory.
+    Imported,
+    /// An address of somebody else's memory.
+    Opened,
+}
+
+/// How host memory was pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Pinned {
+    Allocated,
+    Registered,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -53,15 +89,70 @@ impl Tables {
         address
     }
 
-    pub(crate) fn remove(&mut self, address: u64) -> Option<Allocation> {
-        self.allocations.remove(&address)
+    /// The same with an address of 32 bits; `None` when all of them were given out.
+    pub(crate) fn add_low(&mut self, allocation: Allocation) -> Option<u32> {
+        let address = u32::try_from(FIRST_LOW_ADDRESS + self.low_addresses_used).ok()?;
+        self.low_addresses_used += allocation.bytes.max(1).next_multiple_of(LOW_ALIGNMENT);
+        self.allocations.insert(address.into(), allocation);
+        Some(address)
     }
 
-    /// An address that is nobody's: of imported memory, or of a reservation.
-    pub(crate) fn address(&mut self, bytes: u64) -> u64 {
-        let address = FIRST_ADDRESS + self.next_address;
-        self.next_address += bytes.max(1).next_multiple_of(ALIGNMENT);
+    /// Takes out an allocation of one of these kinds.
+    pub(crate) fn remove(&mut self, address: u64, kinds: &[Kind]) -> Option<Allocation> {
+        let found = self.allocations.get(&address)?;
+        if kinds.contains(&found.kind) { self.allocations.remove(&address) } else { None }
+    }
+
+    pub(crate) fn reserve(&mut self, bytes: u64) -> u64 {
+        let address = self.address(bytes);
+        self.reserved.insert(address, bytes);
         address
+    }
+
+    /// Whether this was reserved, and nothing is mapped there any more.
+    pub(crate) fn free_reserved(&mut self, address: u64, bytes: u64) -> bool {
+        let free = self.mapped.range(address..address + bytes).next().is_none();
+        let right = free && self.reserved.get(&address) == Some(&bytes);
+        if right {
+            self.reserved.remove(&address);
+        }
+        right
+    }
+
+    /// Whether there is such memory, and the addresses are reserved and free.
+    pub(crate) fn map(&mut self, at: u64, bytes: u64, handle: u64) -> bool {
+        let memory = self.allocations.get(&handle);
+        let is_memory = memory.is_some_and(|it| matches!(it.kind, Kind::Physical | Kind::Imported));
+        let around = self.reserved.range(..=at).next_back();
+        let is_reserved = around.is_some_and(|(start, size)| at + bytes <= start + size);
+        let before = self.mapped.range(..at + bytes).next_back();
+        let is_free = before.is_none_or(|(start, size)| start + size <= at);
+        let right = bytes > 0 && is_memory && is_reserved && is_free;
+        if right {
+            self.mapped.insert(at, bytes);
+        }
+        right
+    }
+
+    /// Whether the range consists of whole mappings.
+    pub(crate) fn is_mapped(&self, at: u64, bytes: u64) -> bool {
+        let mut end = at;
+        for (start, size) in self.mapped.range(at..at + bytes) {
+            if *start != end {
+                return false;
+            }
+            end += size;
+        }
+        bytes > 0 && end == at + bytes
+    }
+
+    /// As above; the mappings are gone then.
+    pub(crate) fn unmap(&mut self, at: u64, bytes: u64) -> bool {
+        let right = self.is_mapped(at, bytes);
+        if right {
+            self.mapped.retain(|start, _| !(at..at + bytes).contains(start));
+        }
+        right
     }
 
     pub(crate) fn add_context(&mut self, device: usize) -> u64 {
@@ -106,10 +197,83 @@ impl Tables {
             None => false,
         }
     }
+
+    /// A stream, an event or a pool.
+    pub(crate) fn add_handle(&mut self) -> u64 {
+        self.handles_made += 1;
+        let handle = FIRST_HANDLE + self.handles_made * 16;
+        self.handles.insert(handle);
+        handle
+    }
+
+    pub(crate) fn has_handle(&self, handle: u64) -> bool {
+        self.handles.contains(&handle)
+    }
+
+    pub(crate) fn drop_handle(&mut self, handle: u64) -> bool {
+        self.handles.remove(&handle)
+    }
+
+    /// `false` when it is pinned already.
+    pub(crate) fn pin(&mut self, address: usize, how: Pinned) -> bool {
+        let new = !self.host.contains_key(&address);
+        self.host.entry(address).or_insert(how);
+        new
+    }
+
+    /// Whether it was pinned in this way.
+    pub(crate) fn unpin(&mut self, address: usize, how: Pinned) -> bool {
+        let right = self.host.get(&address) == Some(&how);
+        if right {
+            self.host.remove(&address);
+        }
+        right
+    }
+
+    fn address(&mut self, bytes: u64) -> u64 {
+        let address = FIRST_ADDRESS + self.addresses_used;
+        self.addresses_used += bytes.max(1).next_multiple_of(ALIGNMENT);
+        address
+    }
 }
 
 /// The device of a context; `None` for a value that is not one.
 pub(crate) fn device_of(context: u64) -> Option<usize> {
     let device = usize::try_from(context & 0xff).ok()?;
     (context & 0xffff_0000_0000 == CONTEXT_TAG).then_some(device)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Allocation, Kind, Pinned, Tables};
+
+    #[test]
+    fn memory_is_freed_once_and_as_what_it_is() {
+        let mut tables = Tables::default();
+        let memory = tables.add(Allocation { device: 0, bytes: 7, kind: Kind::Managed });
+        assert!(tables.remove(memory, &[Kind::Device, Kind::Physical]).is_none());
+        assert_eq!(
+            tables.remove(memory, &[Kind::Device, Kind::Managed]).map(|it| it.bytes),
+            Some(7)
+        );
+        assert!(tables.remove(memory, &[Kind::Managed]).is_none());
+        assert!(tables.pin(4_096, Pinned::Registered) && !tables.pin(4_096, Pinned::Allocated));
+        assert!(!tables.unpin(4_096, Pinned::Allocated) && tables.unpin(4_096, Pinned::Registered));
+    }
+
+    #[test]
+    fn memory_is_mapped_where_addresses_are_reserved_and_free() {
+        let mut tables = Tables::default();
+        let memory = tables.add(Allocation { device: 0, bytes: 99, kind: Kind::Physical });
+        let start = tables.reserve(99);
+        assert!(tables.map(start, 40, memory));
+        assert!(!tables.map(start + 39, 10, memory), "taken");
+        assert!(!tables.map(start + 90, 10, memory), "beyond the reservation");
+        assert!(!tables.map(start + 40, 10, memory + 1), "of no memory");
+        assert!(tables.map(start + 40, 50, memory));
+        assert!(!tables.unmap(start, 50), "half a mapping");
+        assert!(!tables.free_reserved(start, 99), "in use");
+        assert!(tables.unmap(start, 90) && !tables.unmap(start, 90));
+        assert!(!tables.free_reserved(start, 98) && tables.free_reserved(start, 99));
+    }
 }

@@ -1,336 +1,196 @@
-//! The driver library as this program calls it, and the count of what it called.
-#![expect(unsafe_code, reason = "calls a C ABI")]
+//! The driver as this program uses it: every call is counted, and the truth is told between calls.
 
 use std::collections::BTreeMap;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_ulonglong, c_void};
-use std::mem::transmute;
 use std::path::Path;
-use std::ptr::null;
-use std::sync::RwLock;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, RwLock, RwLockReadGuard};
 
-use anyhow::{Context, bail};
-use libloading::Library;
 use serde::Serialize;
 
-use crate::calls::{CALLS, PREPARE, UNDO};
+use crate::caller::Caller;
+use crate::calls::{Call, Effect, Kind, LAUNCH_KERNEL, LEFTOVER};
+use crate::ledger::{Held, Ledger, Piece};
+use crate::library::{Entry, Lookup, Words, open};
+use crate::tally::{Counted, Outcome, Tallies, succeeded};
 
-/// Asks for per-thread-default-stream variants.
-const PER_THREAD: c_ulonglong = 2;
+/// Functions that queue kernels one by one, and the one that queues a graph.
+const LAUNCHES: [&str; 4] =
+    ["cuLaunchKernel", "cuLaunchKernelEx", "cuLaunchCooperativeKernel", "cuGraphLaunch"];
 
-/// Of the driver that the entries are asked for.
-const CUDA_VERSION: c_int = 12_040;
+/// Launches that are made and counted at once where they shall cost little.
+const BATCH: u64 = 64;
 
-type GetProcAddress =
-    extern "C" fn(*const c_char, *mut *const c_void, c_int, c_ulonglong, *mut c_uint) -> c_int;
-type Kernel = extern "C" fn(
-    u64,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    c_uint,
-    u64,
-    *const c_void,
-    *const c_void,
-) -> c_int;
-
-/// How functions are asked for.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Lookup {
-    pub(crate) per_thread: bool,
-    pub(crate) proc_address: bool,
-}
-
-/// Entries by the base name of their symbol. The library is never unloaded.
 #[derive(Debug)]
 pub(crate) struct Cuda {
     entries: BTreeMap<&'static str, Entry>,
+    tallies: Tallies,
+    ledger: Mutex<Ledger>,
     /// Held for reading during a call: whoever has it for writing sees no call under way.
     between_calls: RwLock<()>,
+    /// Ordinals that are counted apart; empty = none is.
+    places: Vec<i32>,
 }
 
-/// One function and how often it was called.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    /// As exported, with its variant.
-    name: String,
-    address: usize,
-    calls: AtomicU64,
-    failed: AtomicU64,
-    bytes: AtomicU64,
-}
-
-/// What is known of one function.
+/// What was called, and what is held.
 #[derive(Debug, Serialize)]
-pub(crate) struct Counted {
-    pub(crate) calls: u64,
-    pub(crate) failed: u64,
-    /// Of the calls that succeeded.
-    pub(crate) bytes: u64,
+pub(crate) struct Truth {
+    /// By exported name.
+    calls: BTreeMap<String, Counted>,
+    memory: Held,
+    /// Device time that was queued; `None` = only the driver knows how long a kernel runs.
+    busy_ns: Option<u64>,
+    /// By ordinal, of the calls that had a context of that device.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    devices: BTreeMap<i32, OfDevice>,
 }
 
-/// `CUlaunchConfig`.
-#[derive(Debug)]
-#[repr(C)]
-struct LaunchConfig {
-    grid: [c_uint; 3],
-    block: [c_uint; 3],
-    shared_bytes: c_uint,
-    stream: u64,
-    attributes: *const c_void,
-    attribute_count: c_uint,
+#[derive(Debug, Serialize)]
+struct OfDevice {
+    calls: BTreeMap<String, Counted>,
+    memory: Held,
 }
 
 impl Cuda {
-    pub(crate) fn open(path: &Path, lookup: Lookup) -> anyhow::Result<Self> {
-        // SAFETY: loading a driver runs its initialisers, which is what was asked for.
-        let library = unsafe { Library::new(path) }
-            .with_context(|| format!("cannot load {}", path.display()))?;
-        let library: &'static Library = Box::leak(Box::new(library));
-        let variants = CALLS.iter().map(|it| (it.symbol, it.per_thread)).chain(UNDO);
-        let plain = PREPARE.iter().map(|it| (*it, ""));
-        let mut entries = BTreeMap::new();
-        for (symbol, variant) in variants.chain(plain) {
-            let variant = if lookup.per_thread { variant } else { "" };
-            entries.insert(symbol, Entry::find(library, symbol, variant, lookup.proc_address)?);
-        }
-        Ok(Self { entries, between_calls: RwLock::new(()) })
-    }
-
-    pub(crate) fn entry(&self, symbol: &str) -> &Entry {
-        self.entries.get(symbol).expect("`calls` lists every symbol that is called")
-    }
-
-    /// Makes one call and counts it once it has returned. `call` gives its result and its bytes.
-    pub(crate) fn count(&self, entry: &Entry, call: impl FnOnce() -> (c_int, u64)) -> c_int {
-        let _call = self.between_calls.read().expect("nothing panics while it is held");
-        let (result, bytes) = call();
-        entry.calls.fetch_add(1, Ordering::Relaxed);
-        if result == 0 {
-            entry.bytes.fetch_add(bytes, Ordering::Relaxed);
-        } else {
-            entry.failed.fetch_add(1, Ordering::Relaxed);
-        }
-        result
-    }
-
-    /// Every function that was called, by its exported name, while no call is under way.
-    pub(crate) fn truth(&self) -> BTreeMap<String, Counted> {
-        let _quiet = self.between_calls.write().expect("nothing panics while it is held");
-        let called = self.entries.values().filter(|it| it.calls.load(Ordering::Relaxed) > 0);
-        called.map(|it| (it.name.clone(), it.counted())).collect()
-    }
-
-    pub(crate) fn init(&self) -> anyhow::Result<()> {
-        self.must("cuInit", |entry| entry.as_word()(0))
-    }
-
-    /// The primary context of a device.
-    pub(crate) fn retain(&self, ordinal: c_int) -> anyhow::Result<u64> {
-        let mut device: c_int = 0;
-        self.must("cuDeviceGet", |entry| {
-            // SAFETY: the driver's signature of this function.
-            let get: extern "C" fn(*mut c_int, c_int) -> c_int =
-                unsafe { transmute(entry.address) };
-            get(&raw mut device, ordinal)
-        })?;
-        let mut context = 0;
-        self.must("cuDevicePrimaryCtxRetain", |entry| {
-            // SAFETY: the driver's signature of this function.
-            let retain: extern "C" fn(*mut u64, c_int) -> c_int =
-                unsafe { transmute(entry.address) };
-            retain(&raw mut context, device)
-        })?;
-        Ok(context)
-    }
-
-    pub(crate) fn set_current(&self, context: u64) -> anyhow::Result<()> {
-        self.must("cuCtxSetCurrent", |entry| entry.as_word()(context))
-    }
-
-    /// A kernel from a module of its own.
-    pub(crate) fn function(&self, name: &str) -> anyhow::Result<u64> {
-        let image = format!(
-            ".version 6.4\n.target sm_50\n.address_size 64\n.visible .entry {name}() {{ ret; }}\n"
-        );
-        let image = CString::new(image).context("the kernel's name has no zero in it")?;
-        let name = CString::new(name).context("the kernel's name has no zero in it")?;
-        let mut module = 0;
-        self.must("cuModuleLoadData", |entry| {
-            // SAFETY: the driver's signature of this function.
-            let load: extern "C" fn(*mut u64, *const c_char) -> c_int =
-                unsafe { transmute(entry.address) };
-            load(&raw mut module, image.as_ptr())
-        })?;
-        let mut function = 0;
-        self.must("cuModuleGetFunction", |entry| {
-            // SAFETY: the driver's signature of this function.
-            let get: extern "C" fn(*mut u64, u64, *const c_char) -> c_int =
-                unsafe { transmute(entry.address) };
-            get(&raw mut function, module, name.as_ptr())
-        })?;
-        Ok(function)
-    }
-
-    /// A recorded event.
-    pub(crate) fn event(&self) -> anyhow::Result<u64> {
-        let mut event = 0;
-        self.must("cuEventCreate", |entry| {
-            // SAFETY: the driver's signature of this function.
-            let create: extern "C" fn(*mut u64, c_uint) -> c_int =
-                unsafe { transmute(entry.address) };
-            create(&raw mut event, 0)
-        })?;
-        self.must("cuEventRecord", |entry| entry.as_two_words()(event, 0))?;
-        Ok(event)
-    }
-
-    /// Device memory, or the driver's reason.
-    pub(crate) fn allocate(&self, bytes: usize) -> anyhow::Result<u64> {
-        let entry = self.entry("cuMemAlloc_v2");
-        let mut pointer = 0;
-        let result =
-            self.count(entry, || (entry.as_allocate()(&raw mut pointer, bytes), bytes as u64));
-        if result != 0 {
-            bail!("cuMemAlloc_v2 of {bytes} bytes returned {result}");
-        }
-        Ok(pointer)
-    }
-
-    fn must(&self, symbol: &str, call: impl FnOnce(&Entry) -> c_int) -> anyhow::Result<()> {
-        let entry = self.entry(symbol);
-        match self.count(entry, || (call(entry), 0)) {
-            0 => Ok(()),
-            result => bail!("{symbol} returned {result}"),
-        }
-    }
-}
-
-impl Entry {
-    fn find(
-        library: &Library,
-        symbol: &str,
-        variant: &str,
-        proc_address: bool,
+    /// `places`: ordinals of the devices that are counted apart. `shared`: children count here too.
+    pub(crate) fn open(
+        path: &Path,
+        lookup: Lookup,
+        places: &[i32],
+        shared: bool,
     ) -> anyhow::Result<Self> {
-        let name = format!("{symbol}{variant}");
-        let address = if proc_address {
-            by_proc_address(library, symbol, !variant.is_empty())?
-        } else {
-            by_name(library, &name)?
-        };
-        let (calls, failed, bytes) = Default::default();
-        Ok(Self { name, address: address.addr(), calls, failed, bytes })
+        let entries = open(path, lookup)?;
+        Ok(Self {
+            tallies: Tallies::new(entries.len(), places.len(), shared)?,
+            ledger: Mutex::new(Ledger::new(places.len())),
+            between_calls: RwLock::new(()),
+            places: places.to_vec(),
+            entries,
+        })
     }
 
-    fn counted(&self) -> Counted {
-        Counted {
-            calls: self.calls.load(Ordering::Relaxed),
-            failed: self.failed.load(Ordering::Relaxed),
-            bytes: self.bytes.load(Ordering::Relaxed),
+    /// `None` when the driver has no such function.
+    pub(crate) fn entry(&self, symbol: &str) -> Option<&Entry> {
+        self.entries.get(symbol)
+    }
+
+    /// Where calls on a device count, besides in all.
+    pub(crate) fn place_of(&self, ordinal: i32) -> Option<usize> {
+        self.places.iter().position(|it| *it == ordinal)
+    }
+
+    /// Makes one call and counts it once it has returned. `None` when there is no such function.
+    pub(crate) fn make(&self, caller: &Caller<'_>, call: &Call) -> Option<i32> {
+        let entry = self.entry(call.symbol)?;
+        let _call = self.begin(caller);
+        let place = caller.place();
+        let (result, words) = caller.with_words(call, |words| {
+            let freed = (call.effect == Effect::Free).then(|| self.ledger().take_out(words[0]));
+            let result = entry.call(words);
+            let freed = freed.map(|it| self.settle(words[0], it, result));
+            let (asked_bytes, bytes) = sizes(call.effect, caller, result);
+            let outcome = Outcome { calls: 1, result, asked_bytes, bytes, freed };
+            self.tallies.add(entry.index, place, outcome);
+            (result, *words)
+        });
+        if let (true, Some((pointer, kind))) = (result == 0, taken(call.effect, caller, &words)) {
+            let (_, bytes) = sizes(call.effect, caller, result);
+            self.ledger().add(pointer, Piece { kind, bytes, place });
+        }
+        Some(result)
+    }
+
+    /// The same for launches only, at next to no cost besides theirs: as many as are counted at once.
+    pub(crate) fn launch_batch(&self, caller: &Caller<'_>) -> bool {
+        let Some(entry) = self.entry(LAUNCH_KERNEL.symbol) else { return false };
+        let _call = self.begin(caller);
+        let failed = caller.with_words(&LAUNCH_KERNEL, |words| {
+            (0..BATCH).filter(|_| entry.call(words) != 0).count() as u64
+        });
+        let outcome =
+            |calls, result| Outcome { calls, result, asked_bytes: 0, bytes: 0, freed: None };
+        self.tallies.add(entry.index, caller.place(), outcome(BATCH - failed, 0));
+        self.tallies.add(entry.index, caller.place(), outcome(failed, 1));
+        failed == 0
+    }
+
+    /// How often a function was called until now, calls under way aside.
+    pub(crate) fn calls(&self, symbol: &str) -> u64 {
+        self.entry(symbol).map_or(0, |it| self.tallies.of(it.index, None).calls())
+    }
+
+    /// Everything, while no call is under way. A kernel runs for `kernel_us`; 0 = that is not known.
+    pub(crate) fn truth(&self, kernel_us: u32) -> Truth {
+        let _quiet = self.between_calls.write().expect("nothing panics while it is held");
+        let launched: u64 = LAUNCHES
+            .iter()
+            .filter_map(|it| self.entry(it))
+            .map(|it| {
+                let counted = self.tallies.of(it.index, None).counted();
+                counted.calls - counted.failed
+            })
+            .sum();
+        let memory = self.ledger().held(None);
+        let devices = self.places.iter().enumerate().map(|(place, ordinal)| {
+            let memory = self.ledger().held(Some(place));
+            (*ordinal, OfDevice { calls: self.called(Some(place)), memory })
+        });
+        Truth {
+            calls: self.called(None),
+            memory,
+            busy_ns: (kernel_us > 0).then_some(launched * u64::from(kernel_us) * 1_000),
+            devices: devices.collect(),
         }
     }
 
-    pub(crate) fn as_nothing(&self) -> extern "C" fn() -> c_int {
-        // SAFETY: the driver's signature of the functions that this is asked for.
-        unsafe { transmute(self.address) }
+    fn called(&self, place: Option<usize>) -> BTreeMap<String, Counted> {
+        let tally = |it: &Entry| (it.name.clone(), self.tallies.of(it.index, place).counted());
+        self.entries.values().map(tally).filter(|(_, it)| it.calls > 0).collect()
     }
 
-    pub(crate) fn as_word(&self) -> extern "C" fn(u64) -> c_int {
-        // SAFETY: as above; an integer is passed in the same register whatever its width.
-        unsafe { transmute(self.address) }
+    /// A call inside another one is covered by the other's lock: taking it twice would wait for
+    /// whoever waits for the first to be given back.
+    fn begin(&self, caller: &Caller<'_>) -> Option<RwLockReadGuard<'_, ()>> {
+        let lock = || self.between_calls.read().expect("nothing panics while it is held");
+        (!caller.is_nested()).then(lock)
     }
 
-    pub(crate) fn as_two_words(&self) -> extern "C" fn(u64, u64) -> c_int {
-        // SAFETY: as above.
-        unsafe { transmute(self.address) }
+    /// What was given back, now that the result is known.
+    fn settle(&self, pointer: u64, piece: Option<Piece>, result: i32) -> (Kind, u64) {
+        let Some(piece) = piece else { return (Kind::Imported, 0) };
+        if succeeded(result) {
+            self.ledger().gone(piece);
+        } else {
+            self.ledger().put_back(pointer, piece);
+        }
+        (piece.kind, piece.bytes)
     }
 
-    pub(crate) fn as_allocate(&self) -> extern "C" fn(*mut u64, usize) -> c_int {
-        // SAFETY: as above.
-        unsafe { transmute(self.address) }
-    }
-
-    /// Also of the managed one (a flag) and the asynchronous one (a stream).
-    pub(crate) fn as_allocate_with(&self) -> extern "C" fn(*mut u64, usize, u64, u64) -> c_int {
-        // SAFETY: as above; a callee ignores registers beyond its arguments.
-        unsafe { transmute(self.address) }
-    }
-
-    pub(crate) fn as_allocate_pitch(
-        &self,
-    ) -> extern "C" fn(*mut u64, *mut usize, usize, usize, c_uint) -> c_int {
-        // SAFETY: as above.
-        unsafe { transmute(self.address) }
-    }
-
-    pub(crate) fn as_create(
-        &self,
-    ) -> extern "C" fn(*mut u64, usize, *const c_uint, c_ulonglong) -> c_int {
-        // SAFETY: as above.
-        unsafe { transmute(self.address) }
-    }
-
-    /// Also with a stream.
-    pub(crate) fn as_copy(&self) -> extern "C" fn(u64, u64, usize, u64) -> c_int {
-        // SAFETY: as above; a callee ignores registers beyond its arguments.
-        unsafe { transmute(self.address) }
-    }
-
-    /// Also with a stream.
-    pub(crate) fn as_copy_peer(&self) -> extern "C" fn(u64, u64, u64, u64, usize, u64) -> c_int {
-        // SAFETY: as above.
-        unsafe { transmute(self.address) }
-    }
-
-    /// One block of one thread.
-    pub(crate) fn launch(&self, function: u64) -> c_int {
-        // SAFETY: the driver's signature of both functions; the cooperative one has no last argument.
-        let kernel: Kernel = unsafe { transmute(self.address) };
-        kernel(function, 1, 1, 1, 1, 1, 1, 0, 0, null(), null())
-    }
-
-    pub(crate) fn launch_ex(&self, function: u64) -> c_int {
-        type LaunchEx =
-            extern "C" fn(*const LaunchConfig, u64, *const c_void, *const c_void) -> c_int;
-        // SAFETY: the driver's signature of this function.
-        let launch: LaunchEx = unsafe { transmute(self.address) };
-        let config = LaunchConfig {
-            grid: [1; 3],
-            block: [1; 3],
-            shared_bytes: 0,
-            stream: 0,
-            attributes: null(),
-            attribute_count: 0,
-        };
-        launch(&raw const config, function, null(), null())
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().expect("nothing panics while it is held")
     }
 }
 
-fn by_name(library: &Library, name: &str) -> anyhow::Result<*const c_void> {
-    let symbol = CString::new(name)?;
-    // SAFETY: only the address is taken; the call sites know the signatures.
-    let address = unsafe { library.get::<*const c_void>(symbol.as_bytes_with_nul()) };
-    Ok(*address.with_context(|| format!("the library has no {name}"))?)
+/// Bytes that were asked for, and that are those of the call where it succeeds.
+fn sizes(effect: Effect, caller: &Caller<'_>, result: i32) -> (u64, u64) {
+    match effect {
+        Effect::Ask(bytes) | Effect::Take(_, _, bytes) | Effect::TakeOwn(bytes) => (bytes, bytes),
+        Effect::TakeTold(..) => (caller.told(), caller.told()),
+        // How wide a row is says the driver, where it succeeds.
+        Effect::TakePitched(_, rows) if result == 0 => {
+            let bytes = caller.held(LEFTOVER) * rows;
+            (bytes, bytes)
+        }
+        Effect::TakePitched(..) | Effect::Free => (0, 0),
+    }
 }
 
-fn by_proc_address(
-    library: &Library,
-    symbol: &str,
-    per_thread: bool,
-) -> anyhow::Result<*const c_void> {
-    // SAFETY: the driver's signature of this function.
-    let ask: GetProcAddress = unsafe { transmute(by_name(library, "cuGetProcAddress_v2")?) };
-    // Callers ask for the base name; the driver picks the version that fits theirs.
-    let base = symbol.strip_suffix("_v2").unwrap_or(symbol);
-    let name: &CStr = &CString::new(base)?;
-    let flags = if per_thread { PER_THREAD } else { 0 };
-    let (mut address, mut status) = (null(), 0);
-    match ask(name.as_ptr(), &raw mut address, CUDA_VERSION, flags, &raw mut status) {
-        0 => Ok(address),
-        result => bail!("cuGetProcAddress_v2 of {base} returned {result}"),
+/// What a call that succeeded gave.
+fn taken(effect: Effect, caller: &Caller<'_>, words: &Words) -> Option<(u64, Kind)> {
+    match effect {
+        Effect::Take(kind, slot, _) | Effect::TakeTold(kind, slot) => {
+            Some((caller.held(slot), kind))
+        }
+        Effect::TakePitched(slot, _) => Some((caller.held(slot), Kind::Device)),
+        Effect::TakeOwn(_) => Some((words[0], Kind::Host)),
+        Effect::Ask(_) | Effect::Free => None,
     }
 }

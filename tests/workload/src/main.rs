@@ -4,12 +4,22 @@
 //! Standard output has one JSON object per line: `ready` when the context is open and the memory is
 //! held, `truth` at each SIGUSR1 and at the end (SIGTERM and SIGINT end it). A call is counted after it
 //! returned, and the truth is taken between calls, so it is exact whenever it is printed.
+//!
+//! `calls` is what can be called; `library`, `cuda` and `caller` call it; `tally` and `ledger` keep the
+//! truth; `work` is what a thread does and `process` what the process does.
 
+mod caller;
 mod calls;
+mod children;
 mod cuda;
+mod ledger;
+mod library;
+mod lines;
 mod options;
+mod patch;
 mod phases;
 mod process;
+mod tally;
 mod work;
 
 use std::process::ExitCode;

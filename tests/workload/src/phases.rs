@@ -50,12 +50,21 @@ fn phase(text: &str) -> Result<Phase, String> {
         "idle" => false,
         _ => return Err(wrong()),
     };
-    let (number, unit) = match length.strip_suffix("ms") {
+    Ok(Phase { busy, length: length_of(length).ok_or_else(wrong)? })
+}
+
+/// `10s` or `500ms`.
+pub(crate) fn length(text: &str) -> Result<Duration, String> {
+    length_of(text).ok_or_else(|| format!("{text:?} is not a time: expected `10s` or `500ms`"))
+}
+
+fn length_of(text: &str) -> Option<Duration> {
+    let (number, unit) = match text.strip_suffix("ms") {
         Some(number) => (number, 1),
-        None => (length.strip_suffix('s').ok_or_else(wrong)?, 1_000),
+        None => (text.strip_suffix('s')?, 1_000),
     };
-    let number: u64 = number.trim().parse().ok().ok_or_else(wrong)?;
-    Ok(Phase { busy, length: Duration::from_millis(number.saturating_mul(unit)) })
+    let number: u64 = number.trim().parse().ok()?;
+    Some(Duration::from_millis(number.saturating_mul(unit)))
 }
 
 #[cfg(test)]

@@ -1,31 +1,26 @@
 //! What one thread does.
 
-use std::ffi::c_int;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::calls::{CALLS, Call, ROWS, Shape, Side};
-use crate::cuda::{Cuda, Entry};
+use crate::caller::{Caller, Known};
+use crate::calls::{
+    CALLS, COPIES, Call, EXTRA, FAILING, LAUNCH_KERNEL, LEGACY, NESTING, POP, PUSH, SET_CURRENT,
+    SYNCHRONIZE,
+};
+use crate::cuda::Cuda;
 use crate::options::Options;
 
 /// The longest sleep: a thread looks at least this often whether it shall stop.
 const STEP: Duration = Duration::from_millis(20);
-
-/// Larger than every copy.
-pub(crate) const BUFFER_BYTES: usize = 64 << 10;
 
 /// What all threads of the process share.
 #[derive(Debug)]
 pub(crate) struct Job<'a> {
     pub(crate) options: &'a Options,
     pub(crate) cuda: &'a Cuda,
-    pub(crate) context: u64,
-    pub(crate) function: u64,
-    pub(crate) event: u64,
-    /// Device memory for the copies; two buffers in a row.
-    pub(crate) device_buffer: u64,
-    /// Host memory for the copies.
-    pub(crate) host_buffer: Vec<u8>,
+    /// What a thread works with in each context, of which there is at least one.
+    pub(crate) contexts: Vec<Known>,
     /// Launches that are still to be made; `None` = no end.
     pub(crate) launches_left: Option<AtomicU64>,
     pub(crate) stop: AtomicBool,
@@ -34,30 +29,71 @@ pub(crate) struct Job<'a> {
 
 impl Job<'_> {
     /// Until the work is done or the process is told to stop.
-    pub(crate) fn run(&self) -> anyhow::Result<()> {
-        self.cuda.set_current(self.context)?;
-        for _ in 0..self.options.rounds {
-            for call in &CALLS {
-                if self.stopped() {
-                    return Ok(());
-                }
-                self.call(call);
+    pub(crate) fn run(&self, thread: usize) -> anyhow::Result<()> {
+        let caller = Caller::new(self.cuda, self.context(thread), self.options.recursive);
+        caller.must(&SET_CURRENT)?;
+        caller.learn(|it| it.is_current = true);
+        for round in 0..self.options.rounds {
+            if !self.round(&caller, thread, usize::try_from(round)?)? {
+                return Ok(());
             }
         }
         if self.options.launches_per_second > 0 || self.options.copies_per_second > 0 {
-            self.paced();
+            self.paced(&caller);
         } else if self.launches_left.is_some() {
-            self.unpaced();
+            self.unpaced(&caller);
+        }
+        if let Some(length) = self.options.flat_out {
+            let end = now() + length;
+            while !self.stopped() && now() < end && self.cuda.launch_batch(&caller) {}
         }
         Ok(())
     }
 
+    /// One of each call, in the next context. `false` when the process is told to stop.
+    fn round(&self, caller: &Caller<'_>, thread: usize, round: usize) -> anyhow::Result<bool> {
+        let switches = self.contexts.len() > 1;
+        // In turn: another context instead of the current one, and on top of it.
+        let pushes = switches && round % 2 == 1;
+        let before = caller.known();
+        if switches {
+            let next = self.context(thread + round);
+            caller.learn(|it| *it = Known { is_current: it.is_current, ..next });
+            // The call itself is still one of the device before.
+            caller.learn(|it| it.is_current = false);
+            caller.must(if pushes { &PUSH } else { &SET_CURRENT })?;
+            caller.learn(|it| it.is_current = true);
+        }
+        for call in self.calls() {
+            if self.stopped() {
+                return Ok(false);
+            }
+            caller.make(call);
+        }
+        if pushes {
+            caller.must(&POP)?;
+            caller.learn(|it| *it = before);
+        }
+        Ok(true)
+    }
+
+    fn calls(&self) -> impl Iterator<Item = &'static Call> {
+        let added: [(bool, &'static [Call]); 4] = [
+            (self.options.extra, &EXTRA),
+            (self.options.legacy, &LEGACY),
+            (self.options.fail, &FAILING),
+            (self.options.nested, &NESTING),
+        ];
+        let added = added.into_iter().filter(|it| it.0).flat_map(|it| it.1);
+        CALLS.iter().chain(&COPIES).chain(added)
+    }
+
     /// Launches and copies at their rates. Time spent idle earns no calls.
-    fn paced(&self) {
+    fn paced(&self, caller: &Caller<'_>) {
         let per_thread = |rate: u64| rate_period(rate, self.options.threads);
         let mut launches = Pace::new(per_thread(self.options.launches_per_second), self.start);
         let mut copies = Pace::new(per_thread(self.options.copies_per_second), self.start);
-        let mut copy_kinds = CALLS.iter().filter(|it| is_copy(it)).cycle();
+        let mut copy_kinds = COPIES.iter().cycle();
         let mut made = 0;
         while !self.stopped() {
             let now = now();
@@ -69,13 +105,13 @@ impl Job<'_> {
             }
             let mut slept = STEP;
             if launches.due(now) {
-                if !self.launch(&mut made) {
+                if !self.launch(caller, &mut made) {
                     return;
                 }
                 slept = Duration::ZERO;
             }
             if copies.due(now) {
-                self.call(copy_kinds.next().expect("a cycle does not end"));
+                caller.make(copy_kinds.next().expect("a cycle does not end"));
                 slept = Duration::ZERO;
             }
             let next = launches.next_in(now).min(copies.next_in(now));
@@ -83,126 +119,35 @@ impl Job<'_> {
         }
     }
 
-    fn unpaced(&self) {
+    fn unpaced(&self, caller: &Caller<'_>) {
         let mut made = 0;
-        while !self.stopped() && self.launch(&mut made) {}
+        while !self.stopped() && self.launch(caller, &mut made) {}
     }
 
     /// `false` when there is none left to make.
-    fn launch(&self, made: &mut u64) -> bool {
+    fn launch(&self, caller: &Caller<'_>, made: &mut u64) -> bool {
         if let Some(left) = &self.launches_left {
             let one_less = |it: u64| it.checked_sub(1);
             if left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_err() {
                 return false;
             }
         }
-        self.call(&CALLS[0]);
+        caller.make(&LAUNCH_KERNEL);
         *made += 1;
         let every = self.options.synchronize_every;
         if every > 0 && made.is_multiple_of(every) {
-            let entry = self.cuda.entry("cuCtxSynchronize");
-            self.cuda.count(entry, || (entry.as_nothing()(), 0));
+            caller.make(&SYNCHRONIZE);
         }
         true
+    }
+
+    fn context(&self, turn: usize) -> Known {
+        self.contexts[turn % self.contexts.len()]
     }
 
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
-
-    /// Makes one call, and undoes it where it took memory.
-    fn call(&self, call: &Call) {
-        let entry = self.cuda.entry(call.symbol);
-        let bytes = call.bytes as u64;
-        match call.shape {
-            Shape::Launch | Shape::LaunchCooperative => {
-                self.cuda.count(entry, || (entry.launch(self.function), 0));
-            }
-            Shape::LaunchEx => {
-                self.cuda.count(entry, || (entry.launch_ex(self.function), 0));
-            }
-            Shape::LaunchGraph => {
-                self.cuda.count(entry, || (entry.as_two_words()(self.function, 0), 0));
-            }
-            Shape::Copy(to, from) | Shape::CopyAsync(to, from) => {
-                let (to, from) = (self.buffer(to, 0), self.buffer(from, BUFFER_BYTES));
-                self.cuda.count(entry, || (entry.as_copy()(to, from, call.bytes, 0), bytes));
-            }
-            Shape::CopyPeer | Shape::CopyPeerAsync => {
-                let (to, from) =
-                    (self.buffer(Side::Device, 0), self.buffer(Side::Device, BUFFER_BYTES));
-                let context = self.context;
-                self.cuda.count(entry, || {
-                    (entry.as_copy_peer()(to, context, from, context, call.bytes, 0), bytes)
-                });
-            }
-            Shape::Wait => {
-                self.cuda.count(entry, || (entry.as_nothing()(), 0));
-            }
-            Shape::WaitForStream => {
-                self.cuda.count(entry, || (entry.as_word()(0), 0));
-            }
-            Shape::WaitForEvent => {
-                self.cuda.count(entry, || (entry.as_word()(self.event), 0));
-            }
-            Shape::Allocate
-            | Shape::AllocateManaged
-            | Shape::AllocatePitch
-            | Shape::AllocateAsync
-            | Shape::AllocateFromPool
-            | Shape::CreateHandle => self.allocate(call, entry),
-        }
-    }
-
-    fn allocate(&self, call: &Call, entry: &Entry) {
-        let mut pointer = 0;
-        let result =
-            self.cuda.count(entry, || allocate(call, entry, &mut pointer, self.options.device));
-        if result != 0 {
-            return;
-        }
-        let undo = match call.shape {
-            Shape::AllocateAsync | Shape::AllocateFromPool => "cuMemFreeAsync",
-            Shape::CreateHandle => "cuMemRelease",
-            _ => "cuMemFree_v2",
-        };
-        let undo = self.cuda.entry(undo);
-        self.cuda.count(undo, || (undo.as_two_words()(pointer, 0), 0));
-    }
-
-    fn buffer(&self, side: Side, offset: usize) -> u64 {
-        match side {
-            Side::Host => self.host_buffer.as_ptr().addr() as u64,
-            Side::Device => self.device_buffer + offset as u64,
-        }
-    }
-}
-
-/// The result of an allocating call and the bytes that it took.
-fn allocate(call: &Call, entry: &Entry, pointer: &mut u64, device: c_int) -> (c_int, u64) {
-    let bytes = call.bytes;
-    match call.shape {
-        Shape::AllocatePitch => {
-            let mut pitch = 0;
-            let result = entry.as_allocate_pitch()(pointer, &raw mut pitch, bytes, ROWS, 4);
-            (result, (pitch * ROWS) as u64)
-        }
-        Shape::CreateHandle => {
-            // Pinned memory on a device, in the words of `CUmemAllocationProp`.
-            let ordinal = u32::try_from(device).unwrap_or(0);
-            let properties = [1, 0, 1, ordinal, 0, 0, 0, 0];
-            (entry.as_create()(pointer, bytes, properties.as_ptr(), 0), bytes as u64)
-        }
-        // A managed allocation's flags say that any stream may use it; the others take a pool and a
-        // stream, of which 0 is the default.
-        Shape::AllocateManaged => (entry.as_allocate_with()(pointer, bytes, 1, 0), bytes as u64),
-        _ => (entry.as_allocate_with()(pointer, bytes, 0, 0), bytes as u64),
-    }
-}
-
-fn is_copy(call: &Call) -> bool {
-    use Shape::{Copy, CopyAsync, CopyPeer, CopyPeerAsync};
-    matches!(call.shape, Copy(..) | CopyAsync(..) | CopyPeer | CopyPeerAsync)
 }
 
 /// `None` for a rate of 0.

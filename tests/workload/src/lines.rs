@@ -1,0 +1,61 @@
+//! What the program prints: one JSON object per line.
+
+use std::io::Write;
+
+use anyhow::Context;
+use nix::fcntl::{FcntlArg, fcntl};
+use serde::Serialize;
+
+use crate::cuda::Truth;
+
+#[derive(Debug, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub(crate) enum Line {
+    Ready {
+        pid: u32,
+    },
+    Truth {
+        pid: u32,
+        #[serde(flatten)]
+        truth: Truth,
+    },
+    /// What came of an allocation and its release after entries were patched.
+    Checked {
+        pid: u32,
+        works: bool,
+        results: [i32; 2],
+        /// Calls that went through a patch.
+        intercepted: u64,
+    },
+    /// About a tenth of a second of `--flat-out`, up to this CLOCK_BOOTTIME.
+    Slice {
+        boot_ns: u64,
+        nanoseconds: u64,
+        launches: u64,
+        per_second: u64,
+    },
+}
+
+/// One line as a whole: a parent and its child print into the same pipe, which keeps no more than
+/// 4 KiB together.
+pub(crate) fn print(line: &Line) -> anyhow::Result<()> {
+    let mut text = serde_json::to_vec(line).context("cannot print")?;
+    text.push(b'\n');
+    let mut out = std::io::stdout().lock();
+    let mut lock = libc::flock {
+        l_type: i16::try_from(libc::F_WRLCK)?,
+        l_whence: 0, // SEEK_SET
+        l_start: 0,
+        l_len: 0,
+        l_pid: 0,
+    };
+    // Where the output cannot be locked, nobody shares it in a way that matters.
+    let locked = fcntl(&out, FcntlArg::F_SETLKW(&lock)).is_ok();
+    out.write_all(&text).context("cannot print")?;
+    out.flush().context("cannot print")?;
+    if locked {
+        lock.l_type = i16::try_from(libc::F_UNLCK)?;
+        fcntl(&out, FcntlArg::F_SETLK(&lock)).context("cannot unlock the output")?;
+    }
+    Ok(())
+}
