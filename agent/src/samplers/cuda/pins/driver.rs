@@ -243,7 +243,7 @@ fn own(root: &Path) -> Result<Flock<File>, PinError> {
     Err(PinError::Owned(root.to_owned()))
 }
 
-fn check_file_system(root: &Path) -> Result<(), PinError> {
+pub(crate) fn check_file_system(root: &Path) -> Result<(), PinError> {
     let there = root.ancestors().find(|it| it.exists()).unwrap_or(root);
     match statfs(there) {
         Ok(it) if it.filesystem_type() == BPF_FS => Ok(()),

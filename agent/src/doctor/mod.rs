@@ -3,6 +3,8 @@
 //! It starts the real sources, reads them once and stops them: what it says is what the agent would
 //! find. The spool is not opened, so that a running agent is not disturbed.
 
+mod findings;
+
 use std::path::Path;
 use std::time::Duration;
 
@@ -10,10 +12,12 @@ use serde::Serialize;
 use tokio::net::TcpStream;
 
 use crate::clock;
-use crate::config::{Allocations, Config};
+use crate::config::{self, Allocations, Config};
 use crate::health::{self, Part, State};
+use crate::samplers::cuda::pins;
 use crate::samplers::sources::Sources;
 use crate::status::{self, Library};
+use findings::Finding;
 
 /// Long enough for a collector on the other side of a site.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -22,13 +26,20 @@ const CONNECT: Duration = Duration::from_secs(3);
 pub struct Report {
     pub parts: Vec<Part>,
     pub libraries: Vec<Library>,
+    /// What could be better.
+    pub findings: Vec<Finding>,
 }
 
 /// Looks at everything once.
 pub async fn examine(config: &Config) -> Report {
     let mut sources = Sources::start(&undisturbing(config));
-    let readings = sources.read(clock::boot()).await;
+    let mut readings = sources.read(clock::boot()).await;
+    let tracing = &mut readings.cuda.tracing;
+    // Nothing was pinned here on purpose: see below.
+    tracing.unpinned = None;
     let libraries = status::libraries(&sources.cuda.coverage());
+    let mut findings = findings::of_tracing(tracing, &libraries);
+    findings.extend(pins(&config.cuda));
     let parts = vec![
         health::of_nvml(&readings.nvml),
         health::of_tracing(&readings.cuda.tracing, config.cuda.enabled),
@@ -38,7 +49,7 @@ pub async fn examine(config: &Config) -> Report {
         collector(config.collector.as_deref()).await,
     ];
     sources.stop();
-    Report { parts, libraries }
+    Report { parts, libraries, findings }
 }
 
 /// What a running agent has pinned is its own.
@@ -46,6 +57,21 @@ fn undisturbing(config: &Config) -> Config {
     let mut config = config.clone();
     config.cuda.pin_root = None;
     config
+}
+
+/// Whether hooks and counts could outlive the agent.
+fn pins(config: &config::Cuda) -> Option<Finding> {
+    if !config.enabled {
+        return None;
+    }
+    let why = match &config.pin_root {
+        None => "cuda.pin_root is empty".to_owned(),
+        Some(root) => pins::driver::check_file_system(root).err()?.to_string(),
+    };
+    Some(Finding::new(
+        format!("calls that are made while no agent runs are not counted: {why}"),
+        "give the agent a folder in a bpf file system (cuda.pin_root)",
+    ))
 }
 
 fn holders(config: &Config) -> Part {
@@ -146,6 +172,9 @@ impl Report {
             for hook in library.hooks.iter().filter(|_| hooks) {
                 text += &format!("{hook}\n");
             }
+        }
+        for it in &self.findings {
+            text += &format!("\n{}\n  to do: {}\n", it.what, it.fix);
         }
         text
     }
