@@ -51,6 +51,13 @@ pub struct RawCuda {
     /// Processes that can be counted apart at one time. Beyond it calls count in an overflow row:
     /// totals stay exact, their attribution is lost and `dropped` says how often.
     pub max_processes: u32,
+    /// Library files that are hooked at one time: those of `libraries`, replaced ones that processes
+    /// still map, and copies that processes map.
+    pub max_libraries: u32,
+    /// Of these, copies that the processes of one tenant map; 0 = copies are not looked for.
+    pub max_libraries_per_tenant: u32,
+    /// Hook the functions that allocate and free memory.
+    pub memory_hooks: bool,
     /// `cheapest`: hooks go to the first instruction of a function that the kernel need not
     /// single-step. `entry`: to the first instruction, whatever it costs.
     pub attach_at: String,
@@ -126,14 +133,23 @@ impl Default for RawCuda {
             "/usr/lib64/libcuda.so.1",
             "/usr/lib/libcuda.so.1",
             "/usr/lib/wsl/lib/libcuda.so.1",
+            // NixOS, Container-Optimized OS, the driver container, Tegra.
+            "/run/opengl-driver/lib/libcuda.so.1",
             "/home/kubernetes/bin/nvidia/lib64/libcuda.so.1",
+            "/var/lib/nvidia/lib64/libcuda.so.1",
             "/run/nvidia/driver/usr/lib/x86_64-linux-gnu/libcuda.so.1",
             "/run/nvidia/driver/usr/lib/aarch64-linux-gnu/libcuda.so.1",
+            "/run/nvidia/driver/usr/lib64/libcuda.so.1",
+            "/usr/lib/aarch64-linux-gnu/tegra/libcuda.so.1",
+            "/usr/lib/aarch64-linux-gnu/nvidia/libcuda.so.1",
         ];
         Self {
             enabled: true,
             libraries: libraries.map(PathBuf::from).to_vec(),
             max_processes: 4_096,
+            max_libraries: 64,
+            max_libraries_per_tenant: 8,
+            memory_hooks: true,
             attach_at: "cheapest".to_owned(),
             pin_root: "/sys/fs/bpf/gleaner".into(),
             budget_percent: 1.0,
@@ -193,6 +209,10 @@ pub struct Cuda {
     pub enabled: bool,
     pub libraries: Vec<PathBuf>,
     pub max_processes: u32,
+    pub max_libraries: usize,
+    /// 0 = copies are not looked for.
+    pub max_libraries_per_tenant: usize,
+    pub memory_hooks: bool,
     pub attach_at: AttachAt,
     /// `None` = nothing outlives the agent.
     pub pin_root: Option<PathBuf>,
@@ -297,6 +317,13 @@ impl RawCuda {
         if !(64..=1_000_000).contains(&self.max_processes) {
             return Err(range("cuda.max_processes", self.max_processes, "64 to 1000000"));
         }
+        if !(1..=128).contains(&self.max_libraries) {
+            return Err(range("cuda.max_libraries", self.max_libraries, "1 to 128"));
+        }
+        if self.max_libraries_per_tenant > self.max_libraries {
+            let key = "cuda.max_libraries_per_tenant";
+            return Err(range(key, self.max_libraries_per_tenant, "at most cuda.max_libraries"));
+        }
         let pin_root = Some(self.pin_root).filter(|it| !it.as_os_str().is_empty());
         if let Some(path) = pin_root.as_deref().filter(|it| !it.is_absolute()) {
             return Err(range("cuda.pin_root", path.display(), "an absolute path, or empty"));
@@ -305,6 +332,10 @@ impl RawCuda {
             enabled: self.enabled,
             libraries: self.libraries,
             max_processes: self.max_processes,
+            max_libraries: usize::try_from(self.max_libraries).unwrap_or(usize::MAX),
+            max_libraries_per_tenant: usize::try_from(self.max_libraries_per_tenant)
+                .unwrap_or(usize::MAX),
+            memory_hooks: self.memory_hooks,
             attach_at,
             pin_root,
             budget: budget(self.budget_percent)?,
@@ -375,6 +406,11 @@ mod tests {
         check(
             |it| it.cuda.pin_root = "bpf".into(),
             "cuda.pin_root is bpf, expected an absolute path, or empty; nothing was started",
+        );
+        check(
+            |it| it.cuda.max_libraries_per_tenant = 65,
+            "cuda.max_libraries_per_tenant is 65, expected at most cuda.max_libraries; nothing was \
+             started",
         );
         check(
             |it| it.holders.allocations = "some".to_owned(),

@@ -59,6 +59,10 @@ pub struct Library {
     pub path: String,
     /// Why it could not be hooked at all.
     pub error: Option<String>,
+    /// The process that led to it; absent where `cuda.libraries` did.
+    pub found_in: Option<String>,
+    /// Why its memory functions are not hooked, where hooks could do harm.
+    pub memory_held_back: Option<String>,
     pub attached: usize,
     pub wanted: usize,
     /// By what they serve.
@@ -151,6 +155,8 @@ fn library(coverage: &LibraryCoverage) -> Library {
     Library {
         path: coverage.path.display().to_string(),
         error: coverage.error.clone(),
+        found_in: coverage.found_in.clone(),
+        memory_held_back: coverage.held_back.clone(),
         attached: groups.iter().map(|it| it.attached).sum(),
         wanted: groups.iter().map(|it| it.wanted).sum(),
         groups,
@@ -205,6 +211,12 @@ impl fmt::Display for Library {
                 write!(f, "; this driver lacks {}", it.missing)?;
             }
             writeln!(f)?;
+        }
+        if let Some(found_in) = &self.found_in {
+            writeln!(f, "  found in {found_in}")?;
+        }
+        if let Some(why) = &self.memory_held_back {
+            writeln!(f, "  memory calls are not counted: {why}")?;
         }
         Ok(())
     }

@@ -16,7 +16,7 @@ use nix::unistd::Pid;
 use crate::rig::{Build, Node, exited, now, only, without_wait};
 
 /// Later than the tracer's next look at the paths.
-fn later() -> BootNs {
+pub(crate) fn later() -> BootNs {
     clock::boot() + 6_000_000_000
 }
 
@@ -82,11 +82,13 @@ fn two_paths_to_one_file_are_hooked_once() {
 fn a_copy_that_is_not_hooked_makes_silence_no_evidence() {
     let node = Node::new(Build::Cmp);
     let elsewhere = Node::new(Build::Cmp);
-    let mut tracer = node.tracer();
+    let config = config::Cuda { max_libraries_per_tenant: 0, ..node.config(64, None) };
+    let mut tracer = Tracer::start(&config, Path::new("/proc"));
     let hooked = node.start("--hold");
     let unhooked = elsewhere.start("--rounds 3 --hold");
     tracer.track(&[hooked.tgid(), unhooked.tgid()].into());
-    let readings = tracer.read(clock::boot());
+    tracer.read(clock::boot());
+    let readings = tracer.read(later());
     assert!(only(&readings, hooked.tgid()).1.fully_hooked);
     let (_, silent) = only(&readings, unhooked.tgid());
     assert!(!silent.fully_hooked && silent.counts.is_zero(), "{silent:?}");
@@ -180,7 +182,7 @@ fn two_capabilities_are_enough() {
 }
 
 /// Whether this process has CAP_SYS_ADMIN.
-fn is_privileged() -> bool {
+pub(crate) fn is_privileged() -> bool {
     let status = std::fs::read_to_string("/proc/self/status").expect("every process has one");
     let mut lines = status.lines();
     let mask = lines.find_map(|it| it.strip_prefix("CapEff:")).expect("the kernel writes it");
@@ -189,7 +191,7 @@ fn is_privileged() -> bool {
 }
 
 /// Runs one test of this program with fewer capabilities.
-fn again(test: &str, capabilities: &str) {
+pub(crate) fn again(test: &str, capabilities: &str) {
     let status = Command::new("setpriv")
         .args(["--inh-caps=-all", "--ambient-caps=-all"])
         .arg(format!("--bounding-set={capabilities}"))

@@ -7,6 +7,7 @@
 mod bounds;
 mod counts;
 mod coverage;
+mod discovery;
 mod governor;
 mod life;
 mod places;

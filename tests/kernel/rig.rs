@@ -1,6 +1,7 @@
 //! A node in a folder: one of the stand-in drivers as `libcuda.so.1`, a tracer on it, workloads.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io::{BufRead, BufReader, Lines};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -13,6 +14,7 @@ use agent::model::readings::{Counter, CudaCounts, CudaProcess, CudaReadings};
 use agent::samplers::cuda::Tracer;
 use gpu_state::scenario::{NAME, Scenario};
 use nix::sys::signal::{Signal, kill};
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use tempfile::TempDir;
 
@@ -109,7 +111,7 @@ impl Node {
     }
 
     /// Without a bound on its cost: what is counted is exact.
-    fn config(&self, max_processes: u32, pin_root: Option<&Path>) -> config::Cuda {
+    pub(crate) fn config(&self, max_processes: u32, pin_root: Option<&Path>) -> config::Cuda {
         let libraries = vec![self.library()];
         let pin_root = pin_root.map(Path::to_owned);
         config::Cuda { libraries, max_processes, pin_root, budget: None, ..config::Cuda::default() }
@@ -129,6 +131,16 @@ impl Node {
     pub(crate) fn run(&self, options: &str) -> Truth {
         self.start(options).finish()
     }
+}
+
+/// A character device with the name of a GPU's, which does nothing.
+fn gpu_device(folder: &Path) -> File {
+    let path = folder.join("nvidia0");
+    if !path.exists() {
+        let (kind, null) = (SFlag::S_IFCHR, makedev(1, 3));
+        mknod(&path, kind, Mode::S_IRUSR, null).expect("root may make a device");
+    }
+    File::open(path).expect("the device can be opened")
 }
 
 /// A file that the build of the workspace leaves beside the tests.
@@ -233,13 +245,32 @@ pub(crate) struct Slice {
 
 impl Workload {
     fn start(library: &Path, options: &[&str]) -> Self {
-        let mut child = Command::new(built("workload"))
-            .arg("--library")
-            .arg(library)
-            .args(options)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the workload can be started");
+        let mut command = Command::new(built("workload"));
+        command.arg("--library").arg(library).args(options);
+        Self::spawn(command)
+    }
+
+    /// One that uses a GPU: it has a device of that name open. Its library is `library`.
+    pub(crate) fn on_gpu(folder: &Path, library: &Path, options: &str) -> Self {
+        let mut command = Command::new(built("workload"));
+        command.arg("--library").arg(library).args(options.split_whitespace());
+        command.stdin(gpu_device(folder));
+        Self::spawn(command)
+    }
+
+    /// The same, after shell commands in a mount namespace of its own.
+    pub(crate) fn in_namespace(folder: &Path, script: &str, library: &Path, options: &str) -> Self {
+        let run = format!("set -e; {script}; exec \"$@\"");
+        let mut command = Command::new("unshare");
+        command.args(["--mount", "sh", "-c", &run, "sh"]).arg(built("workload"));
+        command.arg("--library").arg(library).args(options.split_whitespace());
+        command.stdin(gpu_device(folder));
+        Self::spawn(command)
+    }
+
+    fn spawn(mut command: Command) -> Self {
+        let mut child =
+            command.stdout(Stdio::piped()).spawn().expect("the workload can be started");
         let out = child.stdout.take().expect("its output is piped");
         let mut workload = Self { child, lines: BufReader::new(out).lines() };
         assert!(matches!(workload.line(), Some(Line::Ready { .. })), "it says that it is ready");

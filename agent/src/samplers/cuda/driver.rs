@@ -230,6 +230,19 @@ impl Kernel {
         }
     }
 
+    /// Whether a predecessor's hooks of a group are there: attaching goes on with them.
+    pub(crate) fn holds(&self, library: &LibraryFile, group: Group) -> bool {
+        let (Ok(pins), true) = (&self.pins, self.multi.is_some()) else { return false };
+        let points = library.plan.points.iter().filter(|it| it.hook.group == group);
+        let points: Vec<Point> = points.copied().collect();
+        Kind::ALL.into_iter().all(|kind| {
+            let places = places(&points, kind, library.gates);
+            let programs = std::iter::once(kind.entry_program()).chain(kind.return_program());
+            let mut names = programs.map(|it| pins::library_link(library.id, group, it, &places));
+            places.offsets.is_empty() || names.all(|it| pins.has_link(&it))
+        })
+    }
+
     /// Hooks every point of one group of a library, or none.
     pub(crate) fn attach(
         &mut self,

@@ -124,6 +124,17 @@ impl Lives {
         self.mapped.iter().filter_map(known).collect()
     }
 
+    /// Processes that map a file that is not among these.
+    pub(crate) fn mapping_others(&self, known: &BTreeSet<FileId>) -> Vec<u32> {
+        let others = |it: &Mapped| it.files.as_ref().is_some_and(|it| !it.is_subset(known));
+        self.mapped.iter().filter(|(_, it)| others(it)).map(|(process, _)| process.tgid).collect()
+    }
+
+    /// Every file that a process maps.
+    pub(crate) fn mapped_files(&self) -> BTreeSet<FileId> {
+        self.mapped.values().filter_map(|it| it.files.as_ref()).flatten().copied().collect()
+    }
+
     /// Other files are hooked now: what processes map means something else.
     pub(crate) fn forget_mappings(&mut self) {
         self.mapped.clear();

@@ -36,8 +36,6 @@ use library::coverage::LibraryCoverage;
 use lives::{Lives, Tracked};
 use pins::driver::Pins;
 
-/// How often the configured paths are looked at for new or replaced libraries.
-const REFRESH_NS: u64 = 5_000_000_000;
 /// How many processes are asked for their mappings in one reading: a large one takes milliseconds.
 const MAPPINGS_PER_READING: usize = 8;
 
@@ -70,7 +68,6 @@ struct Running {
     /// Processes that the driver of the GPU lists, by tgid.
     tracked: BTreeMap<u32, Tracked>,
     max_tracked: usize,
-    refreshed: BootNs,
     /// When hooks that a predecessor left and nobody needs go; `None` = they are gone.
     orphans_until: Option<BootNs>,
     /// Made on the first wait, because it needs a runtime.
@@ -82,7 +79,7 @@ impl Tracer {
     #[must_use]
     pub fn start(config: &config::Cuda, proc_root: &Path) -> Self {
         let proc = Proc::new(proc_root);
-        let mut libraries = Libraries::new(&config.libraries, config.attach_at);
+        let mut libraries = Libraries::new(config, &proc);
         let state = match Running::start(config, &proc) {
             Ok(mut running) => {
                 running.refresh(&mut libraries, clock::boot());
@@ -102,9 +99,7 @@ impl Tracer {
         match &mut self.state {
             State::Off { reason } => untraced(reason.clone()),
             State::On(running) => {
-                if at.since(running.refreshed) >= REFRESH_NS {
-                    running.refresh(&mut self.libraries, at);
-                }
+                running.refresh(&mut self.libraries, at);
                 running.govern_all(&mut self.libraries);
                 running
                     .read(at, &self.libraries, &self.proc)
@@ -200,15 +195,15 @@ impl Running {
             lives: Lives::new(Proc::ticks_per_second(), config.max_processes),
             tracked: BTreeMap::new(),
             max_tracked: usize::try_from(config.max_processes).unwrap_or(usize::MAX),
-            refreshed: BootNs::default(),
             orphans_until: Some(clock::boot() + ORPHANS_NS),
             ring: None,
         })
     }
 
     fn refresh(&mut self, libraries: &mut Libraries, at: BootNs) {
-        self.refreshed = at;
-        if libraries.refresh(&mut self.kernel, at) {
+        let urgent = self.lives.mapping_others(&libraries.known_files());
+        let mapped = self.lives.mapped_files();
+        if libraries.refresh(&mut self.kernel, at, urgent, &mapped) {
             self.lives.forget_mappings();
             self.tell_files(libraries);
         }
@@ -255,13 +250,13 @@ impl Running {
         let complaint = libraries.complaint();
         Tracing {
             on: complaint.is_none(),
-            reason: complaint.unwrap_or_default(),
+            reason: complaint.unwrap_or_else(|| libraries.shortfalls()),
             hooks_attached: totals.attached,
             hooks_wanted: totals.wanted,
             hooks_slow: totals.slow,
             lost: decode::lost(lost, self.lives.lost()),
             sampling: self.sampling(),
-            memory_held_back: Vec::new(),
+            memory_held_back: libraries.memory_held_back(),
             unpinned: self.kernel.unpinned().map(str::to_owned),
         }
     }

@@ -18,8 +18,13 @@ pub struct FileId {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Mapping<'a> {
     pub(crate) start: u64,
+    pub(crate) end: u64,
+    pub(crate) executable: bool,
+    /// In the file, of the first byte that is mapped.
+    pub(crate) offset: u64,
     pub(crate) file: FileId,
-    /// What the owner of the process wants us to see: good to look at, never to open.
+    /// What the owner of the process wants us to see: good to look at, never to trust. Newlines are
+    /// written as `\\012`.
     pub(crate) path: &'a str,
 }
 
@@ -42,7 +47,7 @@ fn mapping(line: &str) -> Option<Mapping<'_>> {
         rest = more;
         Some(first)
     };
-    let (range, _permissions, _offset, device, inode) =
+    let (range, permissions, offset, device, inode) =
         (field()?, field()?, field()?, field()?, field()?);
     let (major, minor) = device.split_once(':')?;
     let file = FileId {
@@ -50,14 +55,65 @@ fn mapping(line: &str) -> Option<Mapping<'_>> {
         minor: u32::from_str_radix(minor, 16).ok()?,
         inode: inode.parse().ok().filter(|it| *it != 0)?,
     };
-    let start = u64::from_str_radix(range.split_once('-')?.0, 16).ok()?;
-    Some(Mapping { start, file, path: rest.trim_start_matches(' ') })
+    let (start, end) = range.split_once('-')?;
+    Some(Mapping {
+        start: u64::from_str_radix(start, 16).ok()?,
+        end: u64::from_str_radix(end, 16).ok()?,
+        executable: permissions.as_bytes().get(2) == Some(&b'x'),
+        offset: u64::from_str_radix(offset, 16).ok()?,
+        file,
+        path: rest.trim_start_matches(' '),
+    })
 }
 
-/// Whether a mapped file calls itself the CUDA driver library. Used only to withhold trust from a
-/// process, never to attach.
+impl Mapping<'_> {
+    /// Where a byte of the file is in memory, if this mapping shows it.
+    pub(crate) fn address_of(&self, offset: u64) -> Option<u64> {
+        let inside = offset.checked_sub(self.offset)?;
+        (inside < self.end - self.start).then(|| self.start + inside)
+    }
+}
+
+/// What the kernel appends where the file has no name any more; a file may also be called so.
+pub(crate) const DELETED: &str = " (deleted)";
+
+/// The path itself, where the file is still called so.
+pub(crate) fn path_of(mapped: &str) -> String {
+    mapped.replace("\\012", "\n")
+}
+
+/// Whether a mapped file calls itself the CUDA driver library. Enough to withhold trust from a
+/// process or to look at the file, never to attach.
 pub(crate) fn looks_like_libcuda(path: &str) -> bool {
-    path.rsplit('/').next().is_some_and(|it| it.starts_with("libcuda.so"))
+    file_name(path).starts_with("libcuda.so")
+}
+
+/// Whether a mapped file calls itself the memory hooks of UCX, which change the first bytes of the
+/// driver's memory functions.
+pub(crate) fn looks_like_ucx(path: &str) -> bool {
+    file_name(path).starts_with("libucm")
+}
+
+fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or_default()
+}
+
+/// Whether what a file descriptor is open on is a device of the GPU's driver, by its name alone: it
+/// may be anywhere in the process's mount namespace.
+pub(crate) fn is_gpu_device(path: &str) -> bool {
+    let name = file_name(path);
+    name.starts_with("nvidia") || name == "dxg"
+}
+
+/// The bits of an entry of `/proc/PID/pagemap`, as the kernel's `admin-guide/mm/pagemap.rst` has them.
+const PRESENT: u64 = 1 << 63;
+const SWAPPED: u64 = 1 << 62;
+const OF_FILE: u64 = 1 << 61;
+
+/// Whether a page of a private file mapping is no longer the file's: it was written to. A page that
+/// is in neither place will be read from the file.
+pub(crate) fn is_own_copy(pagemap: u64) -> bool {
+    pagemap & SWAPPED != 0 || pagemap & PRESENT != 0 && pagemap & OF_FILE == 0
 }
 
 /// A record of the ring; `None` for one that this version does not know.
@@ -109,7 +165,10 @@ fn double(bytes: &[u8], at: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{FileId, looks_like_libcuda, mappings, record, row, start_ticks};
+    use super::{
+        FileId, is_gpu_device, is_own_copy, looks_like_libcuda, looks_like_ucx, mappings, path_of,
+        record, row, start_ticks,
+    };
     use agent_ebpf::{Counter, Event, Record, Row};
 
     #[test]
@@ -136,7 +195,35 @@ garbage
         assert_eq!(found[0].path, "/usr/bin/a file");
         assert_eq!(found[1].file, FileId { major: 0xfd, minor: 0x1f, inode: 77 });
         assert_eq!(found[1].start, 0x7f00_a100_0000);
+        assert_eq!((found[1].end, found[1].offset), (0x7f00_a100_1000, 0x2000));
+        assert!(found[1].executable && !found[0].executable);
+        assert_eq!(found[1].address_of(0x2fff), Some(0x7f00_a100_0fff));
+        assert_eq!((found[1].address_of(0x1fff), found[1].address_of(0x3000)), (None, None));
         assert!(looks_like_libcuda(found[1].path) && !looks_like_libcuda(found[0].path));
+    }
+
+    #[test]
+    fn files_are_known_by_their_last_name() {
+        let yes = ["/a b/libcuda.so.1", "/x/libcuda.so.550.1 (deleted)", "libcuda.so"];
+        assert!(yes.into_iter().all(looks_like_libcuda));
+        let no = ["/libcuda.so.1/x", "/x/libcudart.so.12", "/x/liblibcuda.so.1", ""];
+        assert!(!no.into_iter().any(looks_like_libcuda));
+        assert!(looks_like_ucx("/opt/ucx/libucm.so.0.0.0") && looks_like_ucx("/w/libucm-1f.so.0"));
+        assert_eq!(path_of(r"/a\012b/libcuda.so.1"), "/a\nb/libcuda.so.1");
+        assert!(is_gpu_device("/dev/nvidia0") && is_gpu_device("/dev/nvidia-caps/nvidia-cap1"));
+        assert!(!is_gpu_device("/dev/null") && !is_gpu_device("socket:[7]"));
+    }
+
+    #[test]
+    fn a_page_that_was_written_to_is_not_the_files() {
+        let check = |bits: &[u64], own: bool| {
+            let entry = bits.iter().fold(0, |entry, bit| entry | 1 << bit);
+            assert_eq!(is_own_copy(entry), own, "{bits:?}");
+        };
+        check(&[63, 61], false);
+        check(&[63], true);
+        check(&[62], true);
+        check(&[], false);
     }
 
     #[test]

@@ -2,7 +2,9 @@
 //! `decode.rs` and `probe.rs`.
 
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::Offsets;
@@ -16,6 +18,9 @@ use crate::model::ids::ProcessId;
 /// The kernel gives it this number, fixed since Linux 3.8.
 const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
 
+/// The host's, because this agent sees its PID namespace.
+const INIT: u32 = 1;
+
 const BTF: &str = "/sys/kernel/btf/vmlinux";
 
 /// Program and tracepoint, in the order of attaching: an exit must not be missed for a process that
@@ -26,11 +31,18 @@ const TRACEPOINTS: [(&str, &str); 3] = [
     ("process_exec", "sched_process_exec"),
 ];
 
+/// Text of one process that is read: many times what a large one has. A process with more is as one
+/// that may not be looked at.
+const MOST_TEXT: u64 = 16 * 1024 * 1024;
+
+/// Descriptors of one process that are looked at.
+const MOST_DESCRIPTORS: usize = 4_096;
+
 /// Why process life is not observed.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ProcessError {
     #[error("cannot read {BTF}: {0}")]
-    ReadBtf(#[source] std::io::Error),
+    ReadBtf(#[source] io::Error),
     #[error("{BTF} {0}")]
     Btf(#[source] BtfError),
     #[error("this agent sees a PID namespace of its own, the kernel programs see the host's")]
@@ -40,7 +52,7 @@ pub(crate) enum ProcessError {
     #[error("cannot load the eBPF program for the tracepoint {name}: {source}")]
     Load { name: &'static str, source: ProgramError },
     #[error("cannot attach to the tracepoint {name}: {source}")]
-    Attach { name: &'static str, source: std::io::Error },
+    Attach { name: &'static str, source: io::Error },
 }
 
 /// Where the running kernel keeps what the programs read.
@@ -72,7 +84,7 @@ pub(crate) fn tracepoints(ebpf: &mut Ebpf) -> Result<Vec<Tracepoint>, ProcessErr
 
 /// What `/proc` shows of processes. Every answer may be missing: the process may be gone, or this
 /// user may not look.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Proc {
     root: PathBuf,
 }
@@ -124,14 +136,85 @@ impl Proc {
         tgid: u32,
         known: &BTreeSet<FileId>,
     ) -> Option<BTreeSet<FileId>> {
-        let maps = std::fs::read(self.folder(tgid).join("maps")).ok()?;
-        let maps = String::from_utf8_lossy(&maps);
+        let maps = self.maps(tgid).ok()?;
         let cuda = decode::mappings(&maps)
             .filter(|it| known.contains(&it.file) || decode::looks_like_libcuda(it.path));
         Some(cuda.map(|it| it.file).collect())
     }
 
-    fn folder(&self, tgid: u32) -> PathBuf {
+    /// Every process but the host's init, with a number that no later process of the same PID gets.
+    /// Init uses no GPU, and is often guarded more than any other process.
+    pub(crate) fn list(&self) -> io::Result<Vec<(u32, u64)>> {
+        let entries = std::fs::read_dir(&self.root)?.flatten();
+        let process =
+            |it: std::fs::DirEntry| Some((it.file_name().to_str()?.parse().ok()?, it.ino()));
+        Ok(entries.filter_map(process).filter(|(tgid, _)| *tgid != INIT).collect())
+    }
+
+    /// Kernel threads run none.
+    pub(crate) fn runs_program(&self, tgid: u32) -> bool {
+        let link = std::fs::read_link(self.folder(tgid).join("exe"));
+        !link.is_err_and(|it| it.kind() == io::ErrorKind::NotFound)
+    }
+
+    /// Whether it has a device of the GPU's driver open; `None` when that cannot be seen. Nothing is
+    /// opened or asked of what its descriptors are open on: that might never answer.
+    pub(crate) fn holds_gpu(&self, tgid: u32) -> Option<bool> {
+        let mut entries = std::fs::read_dir(self.folder(tgid).join("fd")).ok()?;
+        for entry in entries.by_ref().take(MOST_DESCRIPTORS) {
+            let Ok(target) = std::fs::read_link(entry.ok()?.path()) else { continue };
+            if target.to_str().is_some_and(decode::is_gpu_device) {
+                return Some(true);
+            }
+        }
+        entries.next().is_none().then_some(false)
+    }
+
+    /// Its mappings. Empty for a kernel thread and for a process that has exited.
+    pub(crate) fn maps(&self, tgid: u32) -> io::Result<String> {
+        self.text(tgid, "maps")
+    }
+
+    /// The names of its cgroups.
+    pub(crate) fn cgroup(&self, tgid: u32) -> io::Result<String> {
+        self.text(tgid, "cgroup")
+    }
+
+    /// What the kernel says about single pages of its memory; not what is in them.
+    pub(crate) fn pages(&self, tgid: u32) -> io::Result<Pages> {
+        let page_bytes = nix::unistd::sysconf(nix::unistd::SysconfVar::PAGE_SIZE);
+        let page_bytes = page_bytes.ok().flatten().and_then(|it| u64::try_from(it).ok());
+        let page_bytes = page_bytes.filter(|it| *it > 0).unwrap_or(4_096);
+        Ok(Pages { pagemap: File::open(self.folder(tgid).join("pagemap"))?, page_bytes })
+    }
+
+    pub(crate) fn folder(&self, tgid: u32) -> PathBuf {
         self.root.join(tgid.to_string())
+    }
+
+    fn text(&self, tgid: u32, name: &str) -> io::Result<String> {
+        let mut text = Vec::new();
+        let file = File::open(self.folder(tgid).join(name))?;
+        if file.take(MOST_TEXT).read_to_end(&mut text)? as u64 == MOST_TEXT {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        // Names of files need not be UTF-8.
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+/// `/proc/PID/pagemap`.
+#[derive(Debug)]
+pub(crate) struct Pages {
+    pagemap: File,
+    pub(crate) page_bytes: u64,
+}
+
+impl Pages {
+    /// The entry of the page that an address lies in.
+    pub(crate) fn entry(&self, address: u64) -> io::Result<u64> {
+        let mut entry = [0; 8];
+        self.pagemap.read_exact_at(&mut entry, address / self.page_bytes * 8)?;
+        Ok(u64::from_ne_bytes(entry))
     }
 }

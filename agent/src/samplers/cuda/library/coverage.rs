@@ -15,6 +15,10 @@ pub struct LibraryCoverage {
     pub file: Option<FileId>,
     pub hooks: Vec<HookCoverage>,
     pub error: Option<String>,
+    /// The process that led to it; `None` = a configured path did.
+    pub found_in: Option<String>,
+    /// Why its memory functions are not hooked, where hooks could do harm.
+    pub held_back: Option<String>,
 }
 
 /// One wanted function of one library.
@@ -86,13 +90,23 @@ impl LibraryCoverage {
             },
         });
         let hooks = points.chain(skipped).collect();
-        Self { path: path.to_owned(), file: Some(file), hooks, error: None }
+        Self { file: Some(file), hooks, ..Self::nothing(path) }
     }
 
     /// A file that could not be hooked.
     pub(super) fn refused(path: &Path, error: &str) -> Self {
-        let error = Some(error.to_owned());
-        Self { path: path.to_owned(), file: None, hooks: Vec::new(), error }
+        Self { error: Some(error.to_owned()), ..Self::nothing(path) }
+    }
+
+    fn nothing(path: &Path) -> Self {
+        Self {
+            path: path.to_owned(),
+            file: None,
+            hooks: Vec::new(),
+            error: None,
+            found_in: None,
+            held_back: None,
+        }
     }
 
     #[must_use]

@@ -1,10 +1,13 @@
 //! One library file and the groups of hooks that are on it.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
 
 use super::coverage::LibraryCoverage;
 use super::driver::LibraryFile;
+use super::search::{Origin, Place, Prepared};
+use super::text::{self, TextCheck};
+use crate::model::ids::ProcessId;
+use crate::model::units::BootNs;
 use crate::samplers::cuda::driver::{Kernel, KernelError, Links};
 use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::probe::{Skipped, Why};
@@ -14,29 +17,75 @@ use crate::samplers::process::decode::FileId;
 /// whatever the path leads to by then.
 #[derive(Debug)]
 pub(super) struct Hooked {
-    pub(super) path: PathBuf,
-    library: LibraryFile,
+    pub(super) place: Place,
+    pub(super) library: LibraryFile,
+    /// When a process was last known to map it.
+    pub(super) used: BootNs,
+    memory: Memory,
     /// Groups that are on. A link detaches when it goes.
     links: BTreeMap<Group, Links>,
 }
 
+/// Whether hooks on the memory functions would do harm.
+#[derive(Debug)]
+enum Memory {
+    Harmless { since: BootNs },
+    HeldBack(HeldBack),
+}
+
+/// Why the hooks on the memory functions are not on.
+#[derive(Debug)]
+struct HeldBack {
+    why: String,
+    /// Who must be gone before it is worth while to look again.
+    processes: Vec<ProcessId>,
+    /// Nothing that ends would change it.
+    for_good: bool,
+    /// When and how often it was looked at again.
+    at: BootNs,
+    looks: u32,
+}
+
+/// Pages may be a process's own although nothing in them has changed, because the kernel did not give
+/// the file's back at once when earlier hooks went. It does when hooks on them go once more.
+const FIRST_LOOK_NS: u64 = 10_000_000_000;
+const NEXT_LOOK_NS: u64 = 30_000_000_000;
+
 impl Hooked {
-    /// All groups, or an error and none.
+    /// All groups that do no harm, or an error and none.
     pub(super) fn attach(
         kernel: &mut Kernel,
-        path: &Path,
-        library: LibraryFile,
+        place: Place,
+        prepared: Prepared,
+        at: BootNs,
     ) -> Result<Self, KernelError> {
-        let mut hooked = Self { path: path.to_owned(), library, links: BTreeMap::new() };
+        let Prepared { library, mut text } = prepared;
+        if !text.unwanted && kernel.holds(&library, Group::Memory) {
+            // Hooks that a predecessor left are there already: going on with them changes no text.
+            text = TextCheck::default();
+        }
+        let memory = match HeldBack::found(&text, at) {
+            None => Memory::Harmless { since: at },
+            Some(held) => Memory::HeldBack(held),
+        };
+        let mut hooked = Self { place, library, used: at, memory, links: BTreeMap::new() };
         for group in Group::ALL {
             hooked.put_on(kernel, group)?;
         }
         Ok(hooked)
     }
 
+    /// A configured path leads to the same file: it is no tenant's.
+    pub(super) fn found_at(&mut self, place: &Place) {
+        if place.origin == Origin::Path && self.place.origin != Origin::Path {
+            self.place = place.clone();
+        }
+    }
+
     pub(super) fn put_on(&mut self, kernel: &mut Kernel, group: Group) -> Result<(), KernelError> {
         // A second link would count each call twice.
-        if !self.links.contains_key(&group) {
+        let harmless = group != Group::Memory || matches!(self.memory, Memory::Harmless { .. });
+        if harmless && !self.links.contains_key(&group) {
             self.links.insert(group, kernel.attach(&self.library, group)?);
         }
         Ok(())
@@ -47,8 +96,9 @@ impl Hooked {
         self.links.remove(&group)
     }
 
-    pub(super) fn library(&self) -> &LibraryFile {
-        &self.library
+    /// Returns which were on.
+    pub(super) fn take_all_off(&mut self) -> Vec<Group> {
+        std::mem::take(&mut self.links).into_keys().collect()
     }
 
     /// Links to the kernel that hold the hooks.
@@ -73,11 +123,95 @@ impl Hooked {
     /// they say nothing about idleness.
     pub(super) fn sees_all_work(&self) -> bool {
         let unseen = |it: &Skipped| matches!(it.why, Why::Unreadable | Why::Refused(_));
-        !self.library.plan.skipped.iter().any(unseen)
-            && Group::ALL.iter().all(|it| *it == Group::Memory || self.is_on(*it))
+        let work = [Group::Life, Group::Launches, Group::Copies, Group::Waits];
+        !self.library.plan.skipped.iter().any(unseen) && work.iter().all(|it| self.is_on(*it))
+    }
+
+    /// Since when every memory call in this file is seen; `None` when they are not.
+    pub(super) fn memory_since(&self) -> Option<BootNs> {
+        match self.memory {
+            Memory::Harmless { since } if self.is_on(Group::Memory) => Some(since),
+            _ => None,
+        }
+    }
+
+    pub(super) fn held_back(&self) -> Option<&str> {
+        match &self.memory {
+            Memory::Harmless { .. } => None,
+            Memory::HeldBack(held) => Some(&held.why),
+        }
+    }
+
+    /// Whether its text should be looked at again, with all hooks off.
+    pub(super) fn wants_look(&self, at: BootNs, lives: impl Fn(ProcessId) -> bool) -> bool {
+        let Memory::HeldBack(held) = &self.memory else { return false };
+        let wait = if held.looks == 0 { FIRST_LOOK_NS } else { NEXT_LOOK_NS };
+        let gone = held.looks == 0 || !held.processes.iter().any(|it| lives(*it));
+        !held.for_good && at.since(held.at) > wait && gone
+    }
+
+    /// Takes in what a later look found. Puts nothing on.
+    pub(super) fn looked_at(&mut self, text: &TextCheck, at: BootNs) {
+        let Memory::HeldBack(held) = &mut self.memory else { return };
+        match HeldBack::found(text, at) {
+            None => self.memory = Memory::Harmless { since: at },
+            Some(found) => *held = HeldBack { looks: held.looks + 1, ..found },
+        }
+    }
+
+    /// A process uses UCX with this file, and other processes will: the next ones shall find their
+    /// functions as they are in the file.
+    pub(super) fn used_with_ucx(&mut self, tgid: u32, at: BootNs) {
+        if matches!(self.memory, Memory::Harmless { .. }) && text::is_in_the_way(&self.library.plan)
+        {
+            self.take_off(Group::Memory);
+            self.memory = Memory::HeldBack(HeldBack::ucx(tgid, at));
+        }
     }
 
     pub(super) fn coverage(&self) -> LibraryCoverage {
-        LibraryCoverage::new(&self.path, self.file(), &self.library.plan, |it| self.is_on(it))
+        let is_on = |group| self.is_on(group);
+        let coverage =
+            LibraryCoverage::new(&self.place.path, self.file(), &self.library.plan, is_on);
+        let held_back = self.held_back().map(str::to_owned);
+        LibraryCoverage { found_in: self.place.origin.describe(), held_back, ..coverage }
+    }
+}
+
+impl HeldBack {
+    fn found(text: &TextCheck, at: BootNs) -> Option<Self> {
+        if text.unwanted {
+            let why = "cuda.memory_hooks is false".to_owned();
+            return Some(Self { why, processes: Vec::new(), for_good: true, at, looks: 0 });
+        }
+        if let Some(process) = text.ucx.first() {
+            return Some(Self::ucx(process.tgid, at));
+        }
+        if text.is_clean() {
+            return None;
+        }
+        let why = if text.changed.is_empty() {
+            format!(
+                "{} processes could not be looked at (needs CAP_SYS_PTRACE): hooks on the memory \
+                 functions would break one that has changed them",
+                text.unseen
+            )
+        } else {
+            let tgids: Vec<String> = text.changed.iter().map(|it| it.tgid.to_string()).collect();
+            format!(
+                "the processes {} have changed these functions in their memory, as UCX does, or \
+                 somebody else traces them: hooks there could break them",
+                tgids.join(", ")
+            )
+        };
+        Some(Self { why, processes: text.changed.clone(), for_good: false, at, looks: 0 })
+    }
+
+    fn ucx(tgid: u32, at: BootNs) -> Self {
+        let why = format!(
+            "process {tgid} uses UCX, which cannot set its own memory hooks where these are, and \
+             loses its registration cache without them; this holds until the agent is restarted"
+        );
+        Self { why, processes: Vec::new(), for_good: true, at, looks: 0 }
     }
 }

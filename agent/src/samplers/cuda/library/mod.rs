@@ -1,14 +1,20 @@
 //! The libcuda files of this node: which exist, which are hooked, where, and why not.
 //!
 //! A file is one device and inode: all containers that bind-mount it are covered by one hook. Two
-//! paths to one file are one library.
+//! paths to one file are one library. Besides the files at the configured paths there are copies, in
+//! images and driver containers: those that processes map are found and hooked, too.
 
 pub mod coverage;
 pub(crate) mod driver;
+mod finder;
 mod hooked;
+mod room;
+mod search;
+mod text;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use super::driver::{Kernel, KernelError, Links};
 use super::governor::cost::{self, CallCosts, GOVERNED, HitCosts};
@@ -16,28 +22,49 @@ use super::governor::driver::Target;
 use super::governor::gates::Gates;
 use super::hooks::Group;
 use super::reason;
-use crate::config::AttachAt;
+use crate::config;
+use crate::model::ids::ProcessId;
 use crate::model::units::BootNs;
 use crate::samplers::process::decode::FileId;
+use crate::samplers::process::driver::Proc;
 use coverage::{LibraryCoverage, Totals};
-use driver::{LibraryError, LibraryFile, Version};
+use driver::{LibraryError, Version};
+use finder::Finder;
 use hooked::Hooked;
+use room::{Caps, Occupant, Room};
+use search::{Answer, Opened, Origin, Place, Prepared, Question, Seen};
 
-/// Files that stay hooked at one time, replaced ones included: their processes may run for weeks.
-/// Beyond it the file that was hooked first is let go; its processes count as not fully hooked.
-const MOST_FILES: usize = 16;
 /// How long a file that could not be hooked is left alone while it does not change.
 const RETRY_NS: u64 = 60_000_000_000;
+/// How often other processes are looked at.
+const SCAN_NS: u64 = 5_000_000_000;
+/// A file that no process has mapped for so long is let go, unless a configured path leads to it: an
+/// open file keeps the file system of a container that has ended.
+const UNUSED_NS: u64 = 60_000_000_000;
+/// How long a reading waits for the search. It takes milliseconds, unless something is wrong.
+const WAIT: Duration = Duration::from_secs(1);
+const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// Copies that could not be hooked and are remembered.
+const MOST_REFUSED: usize = 256;
 
-/// Every file that was hooked, and every path that could not be.
+/// Every file that is hooked, and every one that could not be.
 #[derive(Debug)]
 pub(crate) struct Libraries {
     paths: Vec<PathBuf>,
-    attach_at: AttachAt,
+    wants_memory: bool,
+    caps: Caps,
+    proc: Proc,
+    finder: Finder,
     hooked: Vec<Hooked>,
     failed: BTreeMap<PathBuf, Failure>,
     /// What each path led to when it was last looked at.
     seen: BTreeMap<PathBuf, Version>,
+    /// Files that processes map and that could not be hooked.
+    refused: BTreeMap<FileId, Refusal>,
+    scanned: Option<BootNs>,
+    /// What the last look at the processes did not reach.
+    postponed: usize,
+    unseen: usize,
 }
 
 #[derive(Debug)]
@@ -47,6 +74,21 @@ struct Failure {
     why: String,
 }
 
+#[derive(Debug)]
+struct Refusal {
+    place: Place,
+    at: BootNs,
+    why: String,
+    kind: RefusalKind,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum RefusalKind {
+    File,
+    Privilege,
+    Room,
+}
+
 /// Why an existing file is not hooked.
 #[derive(Debug, thiserror::Error)]
 enum HookError {
@@ -54,73 +96,275 @@ enum HookError {
     Library(#[from] LibraryError),
     #[error("{}", reason::of(.0))]
     Attach(#[from] KernelError),
+    #[error("{0}")]
+    Room(String),
+}
+
+impl HookError {
+    fn kind(&self) -> RefusalKind {
+        match self {
+            Self::Library(error) if error.is_privilege() => RefusalKind::Privilege,
+            Self::Library(_) | Self::Attach(_) => RefusalKind::File,
+            Self::Room(_) => RefusalKind::Room,
+        }
+    }
 }
 
 impl Libraries {
-    pub(crate) fn new(paths: &[PathBuf], attach_at: AttachAt) -> Self {
+    pub(crate) fn new(config: &config::Cuda, proc: &Proc) -> Self {
         Self {
-            paths: paths.to_vec(),
-            attach_at,
+            paths: config.libraries.clone(),
+            wants_memory: config.memory_hooks,
+            caps: Caps { all: config.max_libraries, tenant: config.max_libraries_per_tenant },
+            proc: proc.clone(),
+            finder: Finder::new(proc.clone(), config.attach_at),
             hooked: Vec::new(),
             failed: BTreeMap::new(),
             seen: BTreeMap::new(),
+            refused: BTreeMap::new(),
+            scanned: None,
+            postponed: 0,
+            unseen: 0,
         }
     }
 
-    /// Hooks what has appeared or was replaced since the last call. Looks at a file only when its
-    /// version is new. Returns whether any was new.
-    pub(crate) fn refresh(&mut self, kernel: &mut Kernel, at: BootNs) -> bool {
+    /// Hooks what has appeared or was replaced since the last call, and lets go of what is gone.
+    /// `urgent`: processes that map a file that is not known. `mapped`: files that processes are
+    /// known to map now. Cheap when nothing is due. Returns whether any file was hooked or let go.
+    pub(crate) fn refresh(
+        &mut self,
+        kernel: &mut Kernel,
+        at: BootNs,
+        urgent: Vec<u32>,
+        mapped: &BTreeSet<FileId>,
+    ) -> bool {
+        for it in self.hooked.iter_mut().filter(|it| mapped.contains(&it.file())) {
+            it.used = at;
+        }
         let mut changed = false;
-        for path in self.paths.clone() {
-            let Some(version) = driver::version(&path) else {
-                self.seen.remove(&path);
-                self.failed.remove(&path);
-                continue;
-            };
-            if self.seen.get(&path) == Some(&version) && !self.is_due(&path, at) {
-                continue;
-            }
-            changed = true;
-            self.seen.insert(path.clone(), version);
-            self.failed.remove(&path);
-            if let Err(error) = self.hook(kernel, &path) {
-                tracing::warn!(library = %path.display(), "cannot trace CUDA calls: {error}");
-                self.failed.insert(path, Failure { version, at, why: error.to_string() });
-            }
+        if let Some(mut late) = self.finder.answer(Duration::ZERO, at) {
+            // The hooks were on again by then: these pages are our doing.
+            late.checked.clear();
+            changed |= self.take(kernel, late, at);
+        }
+        if !self.finder.is_idle() {
+            return changed;
+        }
+        let wait = if self.scanned.is_none() { FIRST_WAIT } else { WAIT };
+        let question = self.question(at, urgent);
+        if question.is_empty() {
+            return changed;
+        }
+        let off = self.take_off_all(&question);
+        self.finder.ask(question, at);
+        if let Some(answer) = self.finder.answer(wait, at) {
+            changed |= self.take(kernel, answer, at);
+        }
+        for (file, groups) in off {
+            self.put_on_again(kernel, file, &groups);
         }
         changed
     }
 
-    fn is_due(&self, path: &Path, at: BootNs) -> bool {
-        let failure = self.failed.get(path);
-        failure.is_some_and(|it| {
-            self.seen.get(path) == Some(&it.version) && at.since(it.at) > RETRY_NS
-        })
+    /// Of files whose text is looked at: what is on them makes pages the processes' own.
+    fn take_off_all(&mut self, question: &Question) -> Vec<(FileId, Vec<Group>)> {
+        let files: BTreeSet<FileId> = question.checks.iter().map(|it| it.id).collect();
+        let hooked = self.hooked.iter_mut().filter(|it| files.contains(&it.file()));
+        hooked.map(|it| (it.file(), it.take_all_off())).collect()
     }
 
-    fn hook(&mut self, kernel: &mut Kernel, path: &Path) -> Result<(), HookError> {
-        let mut library = LibraryFile::open(path, self.attach_at)?;
-        if self.hooked.iter().any(|it| it.file() == library.id && it.path != path) {
-            return Ok(()); // another path to the same file
+    fn put_on_again(&mut self, kernel: &mut Kernel, file: FileId, groups: &[Group]) {
+        let Some(hooked) = self.find(file) else { return };
+        for group in groups.iter().chain([&Group::Memory]) {
+            if let Err(error) = hooked.put_on(kernel, *group) {
+                let path = hooked.place.path.display();
+                tracing::warn!(library = %path, "cannot put hooks on again: {error}");
+            }
         }
-        // The same file with new contents: two links would count each call twice.
-        self.hooked.retain(|it| it.file() != library.id);
-        library.gates = Gates::free(&self.hooked.iter().map(|it| it.library().gates).collect());
-        let hooked = Hooked::attach(kernel, path, library)?;
-        if self.hooked.len() == MOST_FILES {
-            self.hooked.remove(0);
+    }
+
+    fn question(&mut self, at: BootNs, urgent: Vec<u32>) -> Question {
+        let scan = self.scanned.is_none_or(|it| at.since(it) >= SCAN_NS);
+        let mut question =
+            Question { scan, urgent, copies: self.caps.tenant > 0, ..Question::default() };
+        if scan {
+            self.scanned = Some(at);
+            question.paths = self.due_paths(at);
+            let lives = |it: ProcessId| self.proc.process_id(it.tgid) == Some(it);
+            for it in &self.hooked {
+                if !self.is_current(it) {
+                    question.watched.push(it.library.clone());
+                }
+                if it.wants_look(at, lives) {
+                    question.checks.push(it.library.clone());
+                }
+            }
         }
+        self.refused.retain(|_, it| at.since(it.at) <= RETRY_NS);
+        question.known = self.known_files();
+        question
+    }
+
+    /// Configured paths that lead to something new.
+    fn due_paths(&mut self, at: BootNs) -> Vec<PathBuf> {
+        let mut due = Vec::new();
+        for path in &self.paths {
+            let Some(version) = driver::version(path) else {
+                self.seen.remove(path);
+                self.failed.remove(path);
+                continue;
+            };
+            let failure = self.failed.get(path);
+            let retry =
+                failure.is_some_and(|it| it.version == version && at.since(it.at) > RETRY_NS);
+            if self.seen.get(path) != Some(&version) || retry {
+                self.seen.insert(path.clone(), version);
+                self.failed.remove(path);
+                due.push(path.clone());
+            }
+        }
+        due
+    }
+
+    fn take(&mut self, kernel: &mut Kernel, answer: Answer, at: BootNs) -> bool {
+        let mut changed = false;
+        for (file, text) in answer.checked {
+            if let Some(hooked) = self.find(file) {
+                hooked.looked_at(&text, at);
+            }
+        }
+        for (file, result) in answer.rewritten {
+            let Some(index) = self.hooked.iter().position(|it| it.file() == file) else { continue };
+            let old = self.hooked.remove(index);
+            let place = old.place.clone();
+            // Hooks that were decoded from other bytes go first.
+            drop(old);
+            changed = true;
+            self.take_opened(kernel, Opened { place, result }, at);
+        }
+        for opened in answer.opened {
+            changed = true;
+            self.take_opened(kernel, opened, at);
+        }
+        if let Some(seen) = answer.seen {
+            changed |= self.take_seen(seen, at);
+        }
+        changed
+    }
+
+    fn take_opened(&mut self, kernel: &mut Kernel, opened: Opened, at: BootNs) {
+        let Opened { place, result } = opened;
+        let hooked = match result {
+            Ok(prepared) => self.hook(kernel, &place, prepared, at),
+            Err(error) => Err(error.into()),
+        };
+        let Err(error) = hooked else { return };
+        tracing::warn!(library = %place.path.display(), "cannot trace CUDA calls: {error}");
+        let (why, kind) = (error.to_string(), error.kind());
+        match place.origin {
+            Origin::Path => {
+                if let Some(version) = self.seen.get(&place.path).copied() {
+                    self.failed.insert(place.path, Failure { version, at, why });
+                }
+            }
+            Origin::Process { id, .. } => {
+                if self.refused.len() < MOST_REFUSED {
+                    self.refused.insert(id, Refusal { place, at, why, kind });
+                }
+            }
+        }
+    }
+
+    fn hook(
+        &mut self,
+        kernel: &mut Kernel,
+        place: &Place,
+        mut prepared: Prepared,
+        at: BootNs,
+    ) -> Result<(), HookError> {
+        let file = prepared.library.id;
+        if let Some(known) = self.find(file) {
+            if known.library.is_as(&prepared.library) {
+                known.found_at(place);
+                return Ok(());
+            }
+            // The same file with new contents: two links would count each call twice.
+            self.let_go(file);
+        }
+        match self.caps.room(&self.occupants(at), place.origin.tenant()) {
+            Room::Free => {}
+            Room::After(other) => self.let_go(other),
+            Room::None(why) => return Err(HookError::Room(why)),
+        }
+        prepared.text.unwanted = !self.wants_memory;
+        prepared.library.gates =
+            Gates::free(&self.hooked.iter().map(|it| it.library.gates).collect());
+        let hooked = Hooked::attach(kernel, place.clone(), prepared, at)?;
         let coverage = hooked.coverage();
         tracing::info!(
-            library = %path.display(),
+            library = %hooked.place.path.display(),
             hooks = coverage.attached(),
             slow = coverage.slow(),
             links = hooked.links(),
             adopted = hooked.adopted(),
             "tracing CUDA calls"
         );
+        if let Some(why) = hooked.held_back() {
+            tracing::warn!(library = %hooked.place.path.display(), "memory calls are not counted: {why}");
+        }
+        self.refused.remove(&file);
         self.hooked.push(hooked);
         Ok(())
+    }
+
+    fn let_go(&mut self, file: FileId) {
+        self.hooked.retain(|it| it.file() != file);
+    }
+
+    fn take_seen(&mut self, seen: Seen, at: BootNs) -> bool {
+        self.postponed = seen.postponed;
+        self.unseen = seen.unseen;
+        for it in &mut self.hooked {
+            if seen.used.contains(&it.file()) {
+                it.used = at;
+            }
+            if let Some(tgid) = seen.with_ucx.get(&it.file()) {
+                it.used_with_ucx(*tgid, at);
+            }
+        }
+        if seen.unseen > 0 {
+            return false; // somebody who cannot be seen may use them
+        }
+        let gone: Vec<FileId> = self
+            .hooked
+            .iter()
+            .filter(|it| at.since(it.used) > UNUSED_NS && !self.is_current(it))
+            .map(Hooked::file)
+            .collect();
+        for file in &gone {
+            self.let_go(*file);
+        }
+        !gone.is_empty()
+    }
+
+    fn occupants(&self, at: BootNs) -> Vec<Occupant> {
+        let occupant = |it: &Hooked| Occupant {
+            file: it.file(),
+            tenant: it.place.origin.tenant().map(str::to_owned),
+            current: self.is_current(it),
+            in_use: at.since(it.used) <= UNUSED_NS,
+            used: it.used,
+        };
+        self.hooked.iter().map(occupant).collect()
+    }
+
+    /// Whether a configured path leads to it now: the last that was hooked at its path, while that
+    /// leads anywhere.
+    fn is_current(&self, hooked: &Hooked) -> bool {
+        let newest = self.hooked.iter().rev().find(|it| it.place.path == hooked.place.path);
+        hooked.place.origin == Origin::Path
+            && self.seen.contains_key(&hooked.place.path)
+            && newest.is_some_and(|it| it.file() == hooked.file())
     }
 
     /// Every file with a hook on it, the longest hooked first.
@@ -130,7 +374,7 @@ impl Libraries {
 
     /// Every file with a hook on it, and what a call of each group costs its caller.
     pub(crate) fn call_costs(&self, costs: HitCosts) -> BTreeMap<FileId, CallCosts> {
-        let of = |it: &Hooked| cost::call_costs(costs, it.library().plan.points.iter());
+        let of = |it: &Hooked| cost::call_costs(costs, it.library.plan.points.iter());
         self.hooked.iter().map(|it| (it.file(), of(it))).collect()
     }
 
@@ -144,7 +388,7 @@ impl Libraries {
     ) -> Result<Option<Vec<Links>>, KernelError> {
         let Some(hooked) = self.find(file) else { return Ok(None) };
         for group in groups {
-            kernel.set_gate(hooked.library().gates, *group, true)?;
+            kernel.set_gate(hooked.library.gates, *group, true)?;
         }
         Ok(Some(groups.iter().filter_map(|it| hooked.take_off(*it)).collect()))
     }
@@ -164,7 +408,7 @@ impl Libraries {
     pub(crate) fn target(&mut self, file: FileId) -> Option<std::io::Result<Target>> {
         let hooked = self.find(file)?;
         let off = GOVERNED.into_iter().filter(|it| !hooked.is_on(*it)).collect();
-        Some(hooked.library().target(&off))
+        Some(hooked.library.target(&off))
     }
 
     fn find(&mut self, file: FileId) -> Option<&mut Hooked> {
@@ -174,6 +418,23 @@ impl Libraries {
     /// Files in which no launch, copy or wait goes unseen.
     pub(crate) fn hooked_files(&self) -> BTreeSet<FileId> {
         self.hooked.iter().filter(|it| it.sees_all_work()).map(Hooked::file).collect()
+    }
+
+    /// Files that need not be looked at: hooked, or refused a short time ago.
+    pub(crate) fn known_files(&self) -> BTreeSet<FileId> {
+        self.hooked.iter().map(Hooked::file).chain(self.refused.keys().copied()).collect()
+    }
+
+    /// Since when every memory call in a file is seen; a file that is missing is not hooked so.
+    #[expect(dead_code, reason = "live memory is not read yet")]
+    pub(crate) fn memory_since(&self) -> BTreeMap<FileId, BootNs> {
+        self.hooked.iter().filter_map(|it| Some((it.file(), it.memory_since()?))).collect()
+    }
+
+    /// Files whose memory calls are not counted, and why, for people.
+    pub(crate) fn memory_held_back(&self) -> Vec<String> {
+        let text = |it: &Hooked| Some(format!("{}: {}", it.place.path.display(), it.held_back()?));
+        self.hooked.iter().filter_map(text).collect()
     }
 
     pub(crate) fn totals(&self) -> Totals {
@@ -192,16 +453,58 @@ impl Libraries {
         Some(match self.failed.iter().next() {
             Some((path, failure)) => format!("{}: {}", path.display(), failure.why),
             None => format!(
-                "no libcuda.so.1 at any of the {} paths of cuda.libraries: CUDA calls are not \
-                 counted until one appears; looking again every few seconds",
+                "no libcuda.so.1 at any of the {} paths of cuda.libraries, and no process that can be \
+                 looked at maps one: CUDA calls are not counted until one appears; looking again \
+                 every few seconds",
                 self.paths.len()
             ),
         })
     }
 
+    /// What is missed, and what would help; empty when nothing is known to be.
+    pub(crate) fn shortfalls(&self) -> String {
+        let count = |kind| self.refused.values().filter(|it| it.kind == kind).count();
+        let (denied, room, bad) =
+            (count(RefusalKind::Privilege), count(RefusalKind::Room), count(RefusalKind::File));
+        let mut texts = Vec::new();
+        if denied > 0 {
+            texts.push(format!(
+                "{denied} copies of the driver library cannot be opened: needs \
+                 CAP_CHECKPOINT_RESTORE (or CAP_SYS_ADMIN)"
+            ));
+        }
+        if room + self.postponed > 0 {
+            texts.push(format!(
+                "{} copies of the driver library are beyond cuda.max_libraries or \
+                 cuda.max_libraries_per_tenant, or wait for their turn",
+                room + self.postponed
+            ));
+        }
+        if bad > 0 {
+            texts.push(format!("{bad} files that call themselves libcuda cannot be hooked"));
+        }
+        if self.unseen > 0 {
+            texts.push(format!(
+                "{} processes cannot be looked at (needs CAP_SYS_PTRACE): copies that only they use \
+                 are not found",
+                self.unseen
+            ));
+        }
+        texts.extend(self.finder.complaint());
+        texts.join("; ")
+    }
+
     pub(crate) fn coverage(&self) -> Vec<LibraryCoverage> {
-        let refused =
+        let failed =
             |(path, failure): (&PathBuf, &Failure)| LibraryCoverage::refused(path, &failure.why);
-        self.hooked.iter().map(Hooked::coverage).chain(self.failed.iter().map(refused)).collect()
+        let refused = |it: &Refusal| LibraryCoverage {
+            found_in: it.place.origin.describe(),
+            ..LibraryCoverage::refused(&it.place.path, &it.why)
+        };
+        let hooked = self.hooked.iter().map(Hooked::coverage);
+        hooked
+            .chain(self.failed.iter().map(failed))
+            .chain(self.refused.values().map(refused))
+            .collect()
     }
 }

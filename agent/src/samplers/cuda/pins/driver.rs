@@ -124,6 +124,11 @@ impl Pins {
         self.make_folders()
     }
 
+    /// Whether a link of this name is pinned.
+    pub(crate) fn has_link(&self, name: &str) -> bool {
+        self.link_path(name).exists()
+    }
+
     /// The link of this name, if a predecessor left it and `is_right`.
     pub(crate) fn adopt(
         &mut self,
