@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::model::figures::Figures;
 use crate::model::ids::{DeviceId, Holder, HolderKind, InstanceId, ProcessId};
 use crate::model::readings::{
     Counter, Counters, CudaCounts, CudaProcess, CudaReadings, DeviceReading, Health, Identity,
@@ -53,6 +54,7 @@ fn idle(at: u64, index: u32) -> DeviceReading {
         health: Health::Ok,
         identity: Identity::default(),
         counters: Counters { energy_mj: Some(at), power_mw: Some(70_000), ..Counters::default() },
+        figures: Figures::default(),
         instances: vec![InstanceReading {
             id: id(index),
             busy: Percent::new(0),

@@ -1,5 +1,6 @@
 //! The nouns of the agent. No I/O, no serde, no protobuf: `uplink/encode.rs` alone knows the wire.
 
+pub mod figures;
 pub mod ids;
 pub mod readings;
 pub mod units;

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 pub use agent_ebpf::{COUNTERS, Counter};
 
+use crate::model::figures::Figures;
 use crate::model::ids::{DeviceId, Holder, InstanceId, ProcessId};
 use crate::model::units::{BootNs, Percent};
 
@@ -56,6 +57,8 @@ pub struct DeviceReading {
     pub health: Health,
     pub identity: Identity,
     pub counters: Counters,
+    /// As of the newest reading of them, which is not of every tick.
+    pub figures: Figures,
     /// One entry where MIG is off.
     pub instances: Vec<InstanceReading>,
 }
@@ -67,6 +70,11 @@ pub struct Identity {
     pub pci_bus_id: Option<Arc<str>>,
     pub model: Option<Arc<str>>,
     pub driver_version: Option<Arc<str>>,
+    /// The newest CUDA that the driver runs, `13.0`.
+    pub cuda_version: Option<Arc<str>>,
+    /// `9.0` for Hopper.
+    pub compute_capability: Option<Arc<str>>,
+    pub mig_on: Option<bool>,
     pub numa_node: Option<u32>,
     pub memory_total_bytes: Option<u64>,
     pub power_limit_mw: Option<u64>,

@@ -17,6 +17,7 @@ use crate::model::units::{BootNs, Percent};
 use crate::model::usage::{HolderView, LastLaunch};
 use crate::record::common::{wire_class, wire_holder};
 use crate::record::counts::wire_counts;
+use crate::uplink::figures::wire_figures;
 
 /// `since` says when each class began; an instance that it lacks has had its class since this tick.
 #[must_use]
@@ -61,9 +62,13 @@ impl Tick<'_> {
             pci_bus_id: identity.pci_bus_id.as_deref().map(str::to_owned),
             model: identity.model.as_deref().map(str::to_owned),
             driver_version: identity.driver_version.as_deref().map(str::to_owned),
+            cuda_version: identity.cuda_version.as_deref().map(str::to_owned),
+            compute_capability: identity.compute_capability.as_deref().map(str::to_owned),
+            mig_on: identity.mig_on,
             health: wire_health(device.health).into(),
             numa_node: identity.numa_node,
             readings: device_readings(device),
+            figures: wire_figures(&device.figures),
             instances: device.instances.iter().map(|it| self.instance(device, it)).collect(),
         }
     }

@@ -10,6 +10,7 @@ pub mod encode;
 pub mod link;
 
 mod durable;
+mod figures;
 mod live;
 mod session;
 

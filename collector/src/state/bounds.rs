@@ -18,6 +18,8 @@ pub const HOLDERS: usize = 64;
 pub const TRACED_HOLDERS: usize = 1_024;
 const LOSSES: usize = 16;
 const HELD_BACK: usize = 16;
+/// Figures of one device. More are dropped.
+pub const FIGURES: usize = 128;
 /// Bytes of one text. The rest is cut off; a UUID that is longer takes its device along.
 pub const TEXT_BYTES: usize = 256;
 
@@ -28,6 +30,8 @@ pub struct Cuts {
     pub devices: u64,
     pub instances: u64,
     pub holders: u64,
+    /// Too many, or of one kind twice: a series must not be twice in a scrape.
+    pub figures: u64,
     /// Shortened, or rid of control characters.
     pub texts: u64,
 }
@@ -70,8 +74,19 @@ impl Cuts {
     }
 
     fn device(&mut self, device: &mut Device) {
-        let texts = [&mut device.pci_bus_id, &mut device.model, &mut device.driver_version];
+        let texts = [
+            &mut device.pci_bus_id,
+            &mut device.model,
+            &mut device.driver_version,
+            &mut device.cuda_version,
+            &mut device.compute_capability,
+        ];
         texts.into_iter().flatten().for_each(|it| self.text(it));
+        let before = device.figures.len();
+        let mut kinds = HashSet::new();
+        device.figures.retain(|it| kinds.insert(it.kind));
+        device.figures.truncate(FIGURES);
+        self.figures += lost(before, device.figures.len());
         let mut seen = HashSet::new();
         let before = device.instances.len();
         device.instances.retain(|it| {
@@ -152,7 +167,7 @@ mod tests {
             ..LiveUpdate::default()
         };
         let holders = 3 * u64::try_from(INSTANCES).unwrap();
-        let kept = check(update, Cuts { devices: 1, instances: 2, holders, texts: 0 });
+        let kept = check(update, Cuts { devices: 1, instances: 2, holders, ..Cuts::default() });
         assert_eq!(kept.devices.len(), DEVICES);
     }
 

@@ -646,6 +646,254 @@ pub struct Device {
     /// One entry where MIG is off, with `mig_uuid` absent.
     #[prost(message, repeated, tag = "9")]
     pub instances: ::prost::alloc::vec::Vec<Instance>,
+    /// What else is known; a figure that is missing is not known. Read at most every ten seconds.
+    #[prost(message, repeated, tag = "10")]
+    pub figures: ::prost::alloc::vec::Vec<Figure>,
+    /// The newest CUDA that the driver runs, `13.0`.
+    #[prost(string, optional, tag = "11")]
+    pub cuda_version: ::core::option::Option<::prost::alloc::string::String>,
+    /// `9.0` for Hopper.
+    #[prost(string, optional, tag = "12")]
+    pub compute_capability: ::core::option::Option<::prost::alloc::string::String>,
+    /// Absent = the driver does not say.
+    #[prost(bool, optional, tag = "13")]
+    pub mig_on: ::core::option::Option<bool>,
+}
+/// One figure of a device, in the unit that its kind says. Counters start where the driver says.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Figure {
+    #[prost(enumeration = "figure::Kind", tag = "1")]
+    pub kind: i32,
+    #[prost(uint64, tag = "2")]
+    pub value: u64,
+}
+/// Nested message and enum types in `Figure`.
+pub mod figure {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Kind {
+        Unspecified = 0,
+        /// Part of the driver's last sample period in which the engine worked, in millionths.
+        EncoderBusy = 1,
+        DecoderBusy = 2,
+        JpegBusy = 3,
+        OpticalFlowBusy = 4,
+        /// Hertz.
+        VideoClock = 5,
+        /// °C.
+        MemoryTemperature = 6,
+        /// Bytes.
+        Bar1Total = 7,
+        Bar1Used = 8,
+        /// Nanoseconds in which the clocks were held down, by reason.
+        HeldByPowerCap = 9,
+        HeldBySyncBoost = 10,
+        HeldBySoftwareThermal = 11,
+        HeldByHardwareThermal = 12,
+        HeldByPowerBrake = 13,
+        /// Bytes.
+        PcieTransmitted = 14,
+        PcieReceived = 15,
+        PcieReplays = 16,
+        PcieReplayRollovers = 17,
+        PcieCorrectable = 18,
+        PcieNonFatal = 19,
+        PcieFatal = 20,
+        PcieUnsupportedRequests = 21,
+        PcieBadTlp = 22,
+        PcieBadDllp = 23,
+        PcieLcrc = 24,
+        PcieLane = 25,
+        PcieReceiver = 26,
+        PcieNaksSent = 27,
+        PcieNaksReceived = 28,
+        /// Bytes, of all links together, and so are the errors.
+        NvlinkTransmitted = 29,
+        NvlinkReceived = 30,
+        NvlinkCrcFlit = 31,
+        NvlinkCrcData = 32,
+        NvlinkReplays = 33,
+        NvlinkRecoveries = 34,
+        NvlinkEccData = 35,
+        NvlinkReceiveErrors = 36,
+        NvlinkMalformedPackets = 37,
+        NvlinkBufferOverruns = 38,
+        NvlinkLinkIntegrity = 39,
+        NvlinkRecovered = 40,
+        NvlinkRecoveryFailed = 41,
+        NvlinkSymbolErrors = 42,
+        /// 0 or 1.
+        EccOn = 43,
+        EccOnAfterReset = 44,
+        EccVolatileCorrected = 45,
+        EccVolatileUncorrected = 46,
+        EccAggregateCorrected = 47,
+        EccAggregateUncorrected = 48,
+        RetiredPagesSingleBit = 49,
+        RetiredPagesDoubleBit = 50,
+        /// 0 or 1.
+        RetiredPagesPending = 51,
+        RemappedRowsCorrectable = 52,
+        RemappedRowsUncorrectable = 53,
+        /// 0 or 1.
+        RowRemapPending = 54,
+        /// 0 or 1.
+        RowRemapFailed = 55,
+        /// A code of `nvmlDeviceGpuRecoveryAction_t`.
+        RecoveryAction = 56,
+        /// A code of `nvmlGpuFabricState_t`, or `FABRIC_FAILED`.
+        FabricState = 57,
+        /// 0 or 1.
+        FabricDegraded = 58,
+        /// 0 or 1.
+        AccountingOn = 59,
+    }
+    impl Kind {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "KIND_UNSPECIFIED",
+                Self::EncoderBusy => "ENCODER_BUSY",
+                Self::DecoderBusy => "DECODER_BUSY",
+                Self::JpegBusy => "JPEG_BUSY",
+                Self::OpticalFlowBusy => "OPTICAL_FLOW_BUSY",
+                Self::VideoClock => "VIDEO_CLOCK",
+                Self::MemoryTemperature => "MEMORY_TEMPERATURE",
+                Self::Bar1Total => "BAR1_TOTAL",
+                Self::Bar1Used => "BAR1_USED",
+                Self::HeldByPowerCap => "HELD_BY_POWER_CAP",
+                Self::HeldBySyncBoost => "HELD_BY_SYNC_BOOST",
+                Self::HeldBySoftwareThermal => "HELD_BY_SOFTWARE_THERMAL",
+                Self::HeldByHardwareThermal => "HELD_BY_HARDWARE_THERMAL",
+                Self::HeldByPowerBrake => "HELD_BY_POWER_BRAKE",
+                Self::PcieTransmitted => "PCIE_TRANSMITTED",
+                Self::PcieReceived => "PCIE_RECEIVED",
+                Self::PcieReplays => "PCIE_REPLAYS",
+                Self::PcieReplayRollovers => "PCIE_REPLAY_ROLLOVERS",
+                Self::PcieCorrectable => "PCIE_CORRECTABLE",
+                Self::PcieNonFatal => "PCIE_NON_FATAL",
+                Self::PcieFatal => "PCIE_FATAL",
+                Self::PcieUnsupportedRequests => "PCIE_UNSUPPORTED_REQUESTS",
+                Self::PcieBadTlp => "PCIE_BAD_TLP",
+                Self::PcieBadDllp => "PCIE_BAD_DLLP",
+                Self::PcieLcrc => "PCIE_LCRC",
+                Self::PcieLane => "PCIE_LANE",
+                Self::PcieReceiver => "PCIE_RECEIVER",
+                Self::PcieNaksSent => "PCIE_NAKS_SENT",
+                Self::PcieNaksReceived => "PCIE_NAKS_RECEIVED",
+                Self::NvlinkTransmitted => "NVLINK_TRANSMITTED",
+                Self::NvlinkReceived => "NVLINK_RECEIVED",
+                Self::NvlinkCrcFlit => "NVLINK_CRC_FLIT",
+                Self::NvlinkCrcData => "NVLINK_CRC_DATA",
+                Self::NvlinkReplays => "NVLINK_REPLAYS",
+                Self::NvlinkRecoveries => "NVLINK_RECOVERIES",
+                Self::NvlinkEccData => "NVLINK_ECC_DATA",
+                Self::NvlinkReceiveErrors => "NVLINK_RECEIVE_ERRORS",
+                Self::NvlinkMalformedPackets => "NVLINK_MALFORMED_PACKETS",
+                Self::NvlinkBufferOverruns => "NVLINK_BUFFER_OVERRUNS",
+                Self::NvlinkLinkIntegrity => "NVLINK_LINK_INTEGRITY",
+                Self::NvlinkRecovered => "NVLINK_RECOVERED",
+                Self::NvlinkRecoveryFailed => "NVLINK_RECOVERY_FAILED",
+                Self::NvlinkSymbolErrors => "NVLINK_SYMBOL_ERRORS",
+                Self::EccOn => "ECC_ON",
+                Self::EccOnAfterReset => "ECC_ON_AFTER_RESET",
+                Self::EccVolatileCorrected => "ECC_VOLATILE_CORRECTED",
+                Self::EccVolatileUncorrected => "ECC_VOLATILE_UNCORRECTED",
+                Self::EccAggregateCorrected => "ECC_AGGREGATE_CORRECTED",
+                Self::EccAggregateUncorrected => "ECC_AGGREGATE_UNCORRECTED",
+                Self::RetiredPagesSingleBit => "RETIRED_PAGES_SINGLE_BIT",
+                Self::RetiredPagesDoubleBit => "RETIRED_PAGES_DOUBLE_BIT",
+                Self::RetiredPagesPending => "RETIRED_PAGES_PENDING",
+                Self::RemappedRowsCorrectable => "REMAPPED_ROWS_CORRECTABLE",
+                Self::RemappedRowsUncorrectable => "REMAPPED_ROWS_UNCORRECTABLE",
+                Self::RowRemapPending => "ROW_REMAP_PENDING",
+                Self::RowRemapFailed => "ROW_REMAP_FAILED",
+                Self::RecoveryAction => "RECOVERY_ACTION",
+                Self::FabricState => "FABRIC_STATE",
+                Self::FabricDegraded => "FABRIC_DEGRADED",
+                Self::AccountingOn => "ACCOUNTING_ON",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "KIND_UNSPECIFIED" => Some(Self::Unspecified),
+                "ENCODER_BUSY" => Some(Self::EncoderBusy),
+                "DECODER_BUSY" => Some(Self::DecoderBusy),
+                "JPEG_BUSY" => Some(Self::JpegBusy),
+                "OPTICAL_FLOW_BUSY" => Some(Self::OpticalFlowBusy),
+                "VIDEO_CLOCK" => Some(Self::VideoClock),
+                "MEMORY_TEMPERATURE" => Some(Self::MemoryTemperature),
+                "BAR1_TOTAL" => Some(Self::Bar1Total),
+                "BAR1_USED" => Some(Self::Bar1Used),
+                "HELD_BY_POWER_CAP" => Some(Self::HeldByPowerCap),
+                "HELD_BY_SYNC_BOOST" => Some(Self::HeldBySyncBoost),
+                "HELD_BY_SOFTWARE_THERMAL" => Some(Self::HeldBySoftwareThermal),
+                "HELD_BY_HARDWARE_THERMAL" => Some(Self::HeldByHardwareThermal),
+                "HELD_BY_POWER_BRAKE" => Some(Self::HeldByPowerBrake),
+                "PCIE_TRANSMITTED" => Some(Self::PcieTransmitted),
+                "PCIE_RECEIVED" => Some(Self::PcieReceived),
+                "PCIE_REPLAYS" => Some(Self::PcieReplays),
+                "PCIE_REPLAY_ROLLOVERS" => Some(Self::PcieReplayRollovers),
+                "PCIE_CORRECTABLE" => Some(Self::PcieCorrectable),
+                "PCIE_NON_FATAL" => Some(Self::PcieNonFatal),
+                "PCIE_FATAL" => Some(Self::PcieFatal),
+                "PCIE_UNSUPPORTED_REQUESTS" => Some(Self::PcieUnsupportedRequests),
+                "PCIE_BAD_TLP" => Some(Self::PcieBadTlp),
+                "PCIE_BAD_DLLP" => Some(Self::PcieBadDllp),
+                "PCIE_LCRC" => Some(Self::PcieLcrc),
+                "PCIE_LANE" => Some(Self::PcieLane),
+                "PCIE_RECEIVER" => Some(Self::PcieReceiver),
+                "PCIE_NAKS_SENT" => Some(Self::PcieNaksSent),
+                "PCIE_NAKS_RECEIVED" => Some(Self::PcieNaksReceived),
+                "NVLINK_TRANSMITTED" => Some(Self::NvlinkTransmitted),
+                "NVLINK_RECEIVED" => Some(Self::NvlinkReceived),
+                "NVLINK_CRC_FLIT" => Some(Self::NvlinkCrcFlit),
+                "NVLINK_CRC_DATA" => Some(Self::NvlinkCrcData),
+                "NVLINK_REPLAYS" => Some(Self::NvlinkReplays),
+                "NVLINK_RECOVERIES" => Some(Self::NvlinkRecoveries),
+                "NVLINK_ECC_DATA" => Some(Self::NvlinkEccData),
+                "NVLINK_RECEIVE_ERRORS" => Some(Self::NvlinkReceiveErrors),
+                "NVLINK_MALFORMED_PACKETS" => Some(Self::NvlinkMalformedPackets),
+                "NVLINK_BUFFER_OVERRUNS" => Some(Self::NvlinkBufferOverruns),
+                "NVLINK_LINK_INTEGRITY" => Some(Self::NvlinkLinkIntegrity),
+                "NVLINK_RECOVERED" => Some(Self::NvlinkRecovered),
+                "NVLINK_RECOVERY_FAILED" => Some(Self::NvlinkRecoveryFailed),
+                "NVLINK_SYMBOL_ERRORS" => Some(Self::NvlinkSymbolErrors),
+                "ECC_ON" => Some(Self::EccOn),
+                "ECC_ON_AFTER_RESET" => Some(Self::EccOnAfterReset),
+                "ECC_VOLATILE_CORRECTED" => Some(Self::EccVolatileCorrected),
+                "ECC_VOLATILE_UNCORRECTED" => Some(Self::EccVolatileUncorrected),
+                "ECC_AGGREGATE_CORRECTED" => Some(Self::EccAggregateCorrected),
+                "ECC_AGGREGATE_UNCORRECTED" => Some(Self::EccAggregateUncorrected),
+                "RETIRED_PAGES_SINGLE_BIT" => Some(Self::RetiredPagesSingleBit),
+                "RETIRED_PAGES_DOUBLE_BIT" => Some(Self::RetiredPagesDoubleBit),
+                "RETIRED_PAGES_PENDING" => Some(Self::RetiredPagesPending),
+                "REMAPPED_ROWS_CORRECTABLE" => Some(Self::RemappedRowsCorrectable),
+                "REMAPPED_ROWS_UNCORRECTABLE" => Some(Self::RemappedRowsUncorrectable),
+                "ROW_REMAP_PENDING" => Some(Self::RowRemapPending),
+                "ROW_REMAP_FAILED" => Some(Self::RowRemapFailed),
+                "RECOVERY_ACTION" => Some(Self::RecoveryAction),
+                "FABRIC_STATE" => Some(Self::FabricState),
+                "FABRIC_DEGRADED" => Some(Self::FabricDegraded),
+                "ACCOUNTING_ON" => Some(Self::AccountingOn),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct DeviceReadings {

@@ -5,6 +5,7 @@
 //! the agents or from the collector, not from both.
 
 mod cuda;
+mod figures;
 mod tracing;
 
 use std::collections::BTreeMap;
@@ -13,6 +14,7 @@ pub use cuda::{write_devices, write_tenants};
 
 use crate::exposition::{Family, Labels, Text};
 use crate::names::{class_name, instance_labels, tenant_labels};
+use crate::telemetry::v1::figure::Kind;
 use crate::telemetry::v1::{Device, DeviceReadings, Health, Holder, LiveUpdate, TracedMemory};
 
 pub const TENANT_GPU_SECONDS: Family = Family::counter(
@@ -92,6 +94,7 @@ const HEALTH_STATES: [(Health, &str); 5] = [
 pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     write_info(text, updates);
     write_readings(text, updates);
+    figures::write(text, &devices(updates).collect::<Vec<_>>());
     write_health(text, updates);
     write_classes(text, updates);
     write_tenant_memory(text, updates);
@@ -104,11 +107,15 @@ fn write_info(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     for (labels, device) in devices(updates) {
         let mut labels = labels;
         let index = device.index.map(|it| it.to_string());
+        let mig = device.mig_on.map(|it| if it { "on" } else { "off" }.to_owned());
         let optional = [
             ("index", &index),
             ("pci_bus_id", &device.pci_bus_id),
             ("model", &device.model),
             ("driver_version", &device.driver_version),
+            ("cuda_version", &device.cuda_version),
+            ("compute_capability", &device.compute_capability),
+            ("mig", &mig),
         ];
         for (name, value) in optional {
             if let Some(value) = value {
@@ -144,12 +151,15 @@ fn write_readings(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     for (labels, device) in devices(updates) {
         let value = device.readings.as_ref().and_then(|it| it.temperature_celsius);
         text.sample(&labels.with("sensor", "gpu"), value.map(f64::from));
+        let memory = figures::of(device, Kind::MemoryTemperature);
+        text.count(&labels.with("sensor", "memory"), memory);
     }
     text.family(CLOCK);
     for (labels, device) in devices(updates) {
         let readings = device.readings.as_ref();
         text.count(&labels.with("domain", "sm"), readings.and_then(|it| it.sm_clock_hz));
         text.count(&labels.with("domain", "memory"), readings.and_then(|it| it.memory_clock_hz));
+        text.count(&labels.with("domain", "video"), figures::of(device, Kind::VideoClock));
     }
 }
 

@@ -4,6 +4,7 @@
 //! The sampler is told the time of each tick, so waits of the product cost no time here.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
+mod figures;
 mod rig;
 
 use std::path::Path;

@@ -58,8 +58,38 @@ pub struct Gpu {
     pub state: State,
     /// Every NVML call about this device returns only after this time.
     pub hang_ms: u64,
+    /// `None`: the driver does not say.
+    pub bar1_mib: Option<u64>,
+    pub bar1_used_mib: u64,
+    /// `None`: the driver does not say.
+    pub accounting_on: Option<bool>,
+    pub engines: Engines,
+    /// `None`: the device is in no NVLink fabric.
+    pub fabric: Option<Fabric>,
+    /// Values of `nvmlDeviceGetFieldValues` by field number, as the driver of this version counts. A
+    /// number that is missing is not supported; one that is 2^32 - 1 or 2^64 - 1 is not known.
+    pub fields: BTreeMap<String, u64>,
     /// NVML calls, by exported name, that fail, with the code they return.
     pub nvml_fails: BTreeMap<String, NvmlCode>,
+}
+
+/// Percent that each engine is busy; `None`: the device does not have it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Engines {
+    pub encoder: Option<u32>,
+    pub decoder: Option<u32>,
+    pub jpeg: Option<u32>,
+    pub optical_flow: Option<u32>,
+}
+
+/// By the numbers of `nvml.h`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Fabric {
+    pub state: u8,
+    pub status: NvmlCode,
+    pub health_mask: u32,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -71,6 +101,44 @@ pub enum State {
     Lost,
     ResetRequired,
 }
+
+/// What an H100 of the 550 branch answers when nothing has ever gone wrong on it.
+const H100_FIELDS: [(u32, u64); 34] = [
+    (1, 1), // error correction is on, now and after a reset
+    (2, 1),
+    (3, 0), // errors of memory
+    (4, 0),
+    (5, 0),
+    (6, 0),
+    (38, 0), // errors of NVLinks
+    (45, 0),
+    (52, 0),
+    (59, 0),
+    (160, 0),
+    (74, 0), // time in which clocks were held down
+    (76, 0),
+    (251, 0),
+    (252, 0),
+    (253, 0),
+    (82, 38), // memory temperature
+    (94, 0),  // PCIe
+    (95, 0),
+    (138, 0), // NVLink traffic
+    (139, 0),
+    (142, 0), // rows
+    (143, 0),
+    (144, 0),
+    (145, 0),
+    (173, 0), // PCIe errors
+    (176, 0),
+    (178, 0),
+    (179, 0),
+    (180, 0),
+    (181, 0),
+    (197, 4_096), // PCIe traffic
+    (198, 8_192),
+    (230, 0), // recovery action
+];
 
 /// Why there is no scenario.
 #[derive(Debug, thiserror::Error)]
@@ -121,6 +189,17 @@ impl Gpu {
             numa_node: Some(0),
             state: State::Ok,
             hang_ms: 0,
+            bar1_mib: Some(131_072),
+            bar1_used_mib: 1,
+            accounting_on: Some(false),
+            engines: Engines {
+                encoder: None,
+                decoder: Some(0),
+                jpeg: Some(0),
+                optical_flow: Some(0),
+            },
+            fabric: None,
+            fields: H100_FIELDS.map(|(id, value)| (id.to_string(), value)).into(),
             nvml_fails: BTreeMap::new(),
         }
     }

@@ -1,12 +1,14 @@
 //! Calls about how a device is doing now.
 #![expect(unsafe_code, reason = "exports a C ABI")]
 
+use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
 use nvml_wrapper_sys::bindings::{
     nvmlClockType_enum_NVML_CLOCK_MEM, nvmlClockType_t, nvmlDevice_t, nvmlFieldValue_t,
     nvmlMemory_t, nvmlMemory_v2_t, nvmlPstates_t, nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU,
-    nvmlTemperatureSensors_t, nvmlUtilization_t,
+    nvmlTemperatureSensors_t, nvmlUtilization_t, nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
 };
 
 use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN, VERSION_MISMATCH};
@@ -164,23 +166,50 @@ unsafe extern "C" fn nvmlDeviceGetPerformanceState(
     })
 }
 
-/// Knows no field: each one says so for itself, as an old driver does.
+/// Each field says for itself whether it is known.
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetFieldValues(
     device: nvmlDevice_t,
     count: c_int,
     values: *mut nvmlFieldValue_t,
 ) -> Code {
-    about("nvmlDeviceGetFieldValues", device, |_| {
+    about("nvmlDeviceGetFieldValues", device, |it| {
         let Some(count) = usize::try_from(count).ok().filter(|_| !values.is_null()) else {
             return INVALID_ARGUMENT;
         };
         // SAFETY: nvml.h asks the caller for `count` structures.
         for value in unsafe { std::slice::from_raw_parts_mut(values, count) } {
-            value.nvmlReturn = NOT_SUPPORTED;
+            fill(value, &it.gpu().fields);
         }
         if count == 0 { INVALID_ARGUMENT } else { SUCCESS }
     })
+}
+
+/// Fields of 32 bits; the others have 64.
+const NARROW: [c_uint; 12] = [1, 2, 31, 38, 45, 52, 59, 82, 94, 144, 145, 230];
+
+/// Fields whose scope is a link, or all links together.
+const OF_LINKS: [c_uint; 11] = [138, 139, 202, 204, 206, 207, 208, 211, 213, 214, 221];
+
+fn fill(field: &mut nvmlFieldValue_t, known: &BTreeMap<String, u64>) {
+    let value = known.get(&field.fieldId.to_string());
+    let Some(value) = value.filter(|_| has_scope(field)) else {
+        field.nvmlReturn = NOT_SUPPORTED;
+        return;
+    };
+    field.nvmlReturn = SUCCESS;
+    if NARROW.contains(&field.fieldId) {
+        field.valueType = nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT;
+        field.value.uiVal = c_uint::try_from(*value).unwrap_or(c_uint::MAX);
+    } else {
+        field.valueType = nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
+        field.value.ullVal = *value;
+    }
+}
+
+/// The scenario has sums: no link can be asked for by itself.
+fn has_scope(field: &nvmlFieldValue_t) -> bool {
+    !OF_LINKS.contains(&field.fieldId) || field.scopeId == c_uint::MAX
 }
 
 fn milliwatts(value: u64) -> c_uint {

@@ -8,6 +8,7 @@
 //! writes there.
 
 mod codes;
+mod engines;
 mod events;
 mod gauges;
 mod identity;

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 
 use crate::model::readings::Identity;
 use crate::model::units::BootNs;
+use crate::samplers::nvml::figures::Raw;
 use crate::samplers::nvml::probe::Plan;
 
 /// A question to the library. The set is closed, so that it can label a metric.
@@ -30,6 +31,16 @@ pub enum Call {
     MpsProcesses,
     ProcessUtilization,
     MigDevices,
+    /// `nvmlDeviceGetFieldValues`, for all fields at once.
+    Fields,
+    Encoder,
+    Decoder,
+    Jpeg,
+    OpticalFlow,
+    VideoClock,
+    Bar1,
+    Fabric,
+    AccountingMode,
 }
 
 /// Why a call gave no value.
@@ -69,6 +80,8 @@ pub(crate) struct Answers {
     pub(crate) mps: Option<Vec<Listed>>,
     pub(crate) samples: Option<Vec<Sample>>,
     pub(crate) mig: Option<Vec<MigDevice>>,
+    /// `None` at ticks that ask for none.
+    pub(crate) figures: Option<Raw>,
     pub(crate) refused: BTreeMap<Call, Refusal>,
 }
 
@@ -140,7 +153,7 @@ pub(crate) struct Listing {
 // === impl Call ===
 
 impl Call {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 25] = [
         Self::Open,
         Self::List,
         Self::Handle,
@@ -157,11 +170,36 @@ impl Call {
         Self::MpsProcesses,
         Self::ProcessUtilization,
         Self::MigDevices,
+        Self::Fields,
+        Self::Encoder,
+        Self::Decoder,
+        Self::Jpeg,
+        Self::OpticalFlow,
+        Self::VideoClock,
+        Self::Bar1,
+        Self::Fabric,
+        Self::AccountingMode,
     ];
 
     /// What a device can be asked.
     pub(crate) fn of_a_device() -> impl Iterator<Item = Self> {
         Self::ALL.into_iter().filter(|it| !matches!(it, Self::Open | Self::List))
+    }
+
+    /// Not asked at each tick: it decides about nobody's time, and is slow or changes rarely.
+    pub(crate) fn is_slow(self) -> bool {
+        matches!(
+            self,
+            Self::Fields
+                | Self::Encoder
+                | Self::Decoder
+                | Self::Jpeg
+                | Self::OpticalFlow
+                | Self::VideoClock
+                | Self::Bar1
+                | Self::Fabric
+                | Self::AccountingMode
+        )
     }
 
     /// The value of the `call` label.
@@ -184,6 +222,15 @@ impl Call {
             Self::MpsProcesses => "mps_processes",
             Self::ProcessUtilization => "process_utilization",
             Self::MigDevices => "mig_devices",
+            Self::Fields => "fields",
+            Self::Encoder => "encoder",
+            Self::Decoder => "decoder",
+            Self::Jpeg => "jpeg",
+            Self::OpticalFlow => "optical_flow",
+            Self::VideoClock => "video_clock",
+            Self::Bar1 => "bar1",
+            Self::Fabric => "fabric",
+            Self::AccountingMode => "accounting_mode",
         }
     }
 }

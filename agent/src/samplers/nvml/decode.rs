@@ -189,6 +189,7 @@ mod tests {
             mps: Some(Vec::new()),
             samples: Some(vec![Sample { pid: 7, at_us: NOW, sm: 55 }]),
             mig: None,
+            figures: None,
             refused: [(Call::MigDevices, Refusal::NotSupported)].into(),
         }
     }

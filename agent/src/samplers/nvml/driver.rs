@@ -19,12 +19,14 @@ use nvml_wrapper_sys::bindings as sys;
 use crate::clock;
 use crate::model::ids::DeviceId;
 use crate::model::readings::Identity;
-use crate::model::units::BootNs;
 use crate::samplers::nvml::answers::{
     Answers, Call, Listed, Memory, MigDevice, Refusal, Report, Sample, Utilization,
 };
 use crate::samplers::nvml::decode;
+use crate::samplers::nvml::figures::Raw;
+use crate::samplers::nvml::figures::driver::{Fields, QUESTIONS};
 use crate::samplers::nvml::probe::{Facts, Plan, is_host_pid_namespace};
+use crate::samplers::nvml::workers::Visit;
 
 /// Devices that are read; more than that are counted as unlisted.
 pub(crate) const MAX_DEVICES: usize = 64;
@@ -42,6 +44,7 @@ const NUMA_WORDS: usize = 4;
 pub(crate) struct Library {
     nvml: Arc<Nvml>,
     driver_version: Option<Arc<str>>,
+    cuda_version: Option<Arc<str>>,
 }
 
 /// A device with what is asked of it, as its thread keeps it from one request to the next.
@@ -49,6 +52,7 @@ pub(crate) struct Library {
 pub(crate) struct Device<'library> {
     handle: nvml_wrapper::Device<'library>,
     plan: Plan,
+    fields: Fields,
 }
 
 /// One round of questions to one device.
@@ -84,7 +88,11 @@ impl Library {
                 other => OpenError::Init(other),
             })?;
         let driver_version = nvml.sys_driver_version().ok().map(Arc::from);
-        Ok(Self { nvml: Arc::new(nvml), driver_version })
+        let cuda_version = nvml.sys_cuda_driver_version().ok().map(|it| {
+            let major = nvml_wrapper::cuda_driver_version_major(it);
+            Arc::from(format!("{major}.{}", nvml_wrapper::cuda_driver_version_minor(it)))
+        });
+        Ok(Self { nvml: Arc::new(nvml), driver_version, cuda_version })
     }
 
     pub(crate) fn device_count(&self) -> Result<u32, Refusal> {
@@ -102,17 +110,17 @@ impl Library {
         &'library self,
         id: &DeviceId,
         held: &mut Option<Device<'library>>,
-        at: BootNs,
-        last_seen_us: u64,
+        visit: Visit,
     ) -> Report {
         let started = clock::boot();
         let mut identity = None;
-        let (plan, answers) = if let Some(device) = held.as_ref() {
-            (device.plan, ask(&device.handle, device.plan, last_seen_us))
+        let (plan, answers) = if let Some(device) = held.as_mut() {
+            let plan = if visit.slow { device.plan } else { device.plan.without_slow() };
+            (plan, device.ask(plan, visit.last_seen_us))
         } else {
             match self.nvml.device_by_uuid(&*id.0) {
                 Ok(handle) => {
-                    let (device, answers) = probe(handle, last_seen_us);
+                    let (device, answers) = probe(handle, visit.last_seen_us);
                     identity = Some(self.identity(&device.handle, &answers));
                     let plan = device.plan;
                     *held = Some(device);
@@ -125,21 +133,31 @@ impl Library {
             *held = None;
         }
         let spent_ns = clock::boot().since(started);
-        Report { at, spent_ns, now_us: now_us(), plan, answers, identity }
+        Report { at: visit.at, spent_ns, now_us: now_us(), plan, answers, identity }
     }
 
     fn identity(&self, device: &nvml_wrapper::Device<'_>, answers: &Answers) -> Identity {
+        let known = Identity {
+            driver_version: self.driver_version.clone(),
+            cuda_version: self.cuda_version.clone(),
+            ..Identity::default()
+        };
         if answers.ended() {
-            return Identity { driver_version: self.driver_version.clone(), ..Identity::default() };
+            return known;
         }
         Identity {
             index: device.index().ok(),
             pci_bus_id: device.pci_info().ok().map(|it| Arc::from(it.bus_id)),
             model: device.name().ok().map(Arc::from),
-            driver_version: self.driver_version.clone(),
+            compute_capability: device
+                .cuda_compute_capability()
+                .ok()
+                .map(|it| Arc::from(format!("{}.{}", it.major, it.minor))),
+            mig_on: answers.mig_on,
             numa_node: numa_node(device),
             memory_total_bytes: answers.memory.and_then(decode::believable).map(|it| it.total),
             power_limit_mw: device.enforced_power_limit().ok().map(u64::from),
+            ..known
         }
     }
 }
@@ -156,14 +174,26 @@ pub(crate) fn in_host_pid_namespace() -> bool {
 }
 
 fn probe(handle: nvml_wrapper::Device<'_>, last_seen_us: u64) -> (Device<'_>, Answers) {
-    let answers = ask(&handle, Plan::probe(), last_seen_us);
-    let plan = Plan::from_facts(&Facts::from_answers(&answers, in_host_pid_namespace()));
-    (Device { handle, plan }, answers)
+    let mut device = Device { handle, plan: Plan::probe(), fields: Fields::all() };
+    let answers = device.ask(device.plan, last_seen_us);
+    device.plan = Plan::from_facts(&Facts::from_answers(&answers, in_host_pid_namespace()));
+    (device, answers)
 }
 
-/// Asks what is planned, until the device is found to be lost.
-fn ask(device: &nvml_wrapper::Device<'_>, plan: Plan, last_seen_us: u64) -> Answers {
-    let mut round = Round { device, plan, refused: BTreeMap::new() };
+// === impl Device ===
+
+impl Device<'_> {
+    /// Asks what is planned, until the device is found to be lost.
+    fn ask(&mut self, plan: Plan, last_seen_us: u64) -> Answers {
+        let mut round = Round { device: &self.handle, plan, refused: BTreeMap::new() };
+        let answers = ask(&mut round, last_seen_us);
+        let figures = plan.asks_for_figures().then(|| round.figures(&mut self.fields));
+        Answers { figures, refused: round.refused, ..answers }
+    }
+}
+
+fn ask(round: &mut Round<'_, '_>, last_seen_us: u64) -> Answers {
+    let plan = round.plan;
     let utilization = round.ask(Call::Utilization, nvml_wrapper::Device::utilization_rates);
     Answers {
         mig_on: round
@@ -182,7 +212,7 @@ fn ask(device: &nvml_wrapper::Device<'_>, plan: Plan, last_seen_us: u64) -> Answ
         mps: round.ask(Call::MpsProcesses, mps_processes),
         samples: round.ask(Call::ProcessUtilization, |it| samples(it, last_seen_us)),
         mig: round.ask(Call::MigDevices, |it| mig_devices(it, plan.lists_processes)),
-        refused: round.refused,
+        ..Answers::default()
     }
 }
 
@@ -199,6 +229,15 @@ impl<'library> Round<'_, 'library> {
         }
         let answer = question(self.device).map_err(|it| refusal(&it));
         answer.map_err(|it| self.refused.insert(call, it)).ok()
+    }
+
+    fn figures(&mut self, fields: &mut Fields) -> Raw {
+        let mut raw = Raw::new();
+        for (call, question) in QUESTIONS {
+            raw.extend(self.ask(call, question).into_iter().flatten());
+        }
+        raw.extend(self.ask(Call::Fields, |it| fields.ask(it)).into_iter().flatten());
+        raw
     }
 }
 

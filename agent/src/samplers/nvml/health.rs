@@ -52,7 +52,16 @@ fn is_evidence(call: Call) -> bool {
         | Call::Power
         | Call::Temperature
         | Call::SmClock
-        | Call::MemoryClock => false,
+        | Call::MemoryClock
+        | Call::Fields
+        | Call::Encoder
+        | Call::Decoder
+        | Call::Jpeg
+        | Call::OpticalFlow
+        | Call::VideoClock
+        | Call::Bar1
+        | Call::Fabric
+        | Call::AccountingMode => false,
     }
 }
 

@@ -9,6 +9,7 @@ pub mod activity;
 pub mod answers;
 pub mod decode;
 pub mod driver;
+pub mod figures;
 pub mod health;
 pub mod lister;
 pub mod probe;

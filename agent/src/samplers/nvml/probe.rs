@@ -29,7 +29,7 @@ pub(crate) struct Plan {
     /// Process lists are asked for, and what they leave out is not there.
     pub(crate) lists_processes: bool,
     /// One bit for each call, so that a plan travels with every report.
-    calls: u32,
+    calls: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +92,17 @@ impl Plan {
         Self { instances, lists_processes: facts.host_pids, calls: bits(calls.filter(wanted)) }
     }
 
+    /// What is left of it at a tick that asks for no figures.
+    #[must_use]
+    pub(crate) fn without_slow(self) -> Self {
+        let slow = bits(Call::of_a_device().filter(|it| it.is_slow()));
+        Self { calls: self.calls & !slow, ..self }
+    }
+
+    pub(crate) fn asks_for_figures(self) -> bool {
+        Call::of_a_device().any(|it| it.is_slow() && self.asks(it))
+    }
+
     pub(crate) fn asks(self, call: Call) -> bool {
         self.calls & bit(call) != 0
     }
@@ -102,11 +113,11 @@ impl Plan {
     }
 }
 
-fn bits(calls: impl Iterator<Item = Call>) -> u32 {
+fn bits(calls: impl Iterator<Item = Call>) -> u64 {
     calls.fold(0, |bits, call| bits | bit(call))
 }
 
-fn bit(call: Call) -> u32 {
+fn bit(call: Call) -> u64 {
     1 << (call as u32)
 }
 

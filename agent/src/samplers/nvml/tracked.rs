@@ -5,6 +5,7 @@
 
 use tokio::sync::mpsc::Sender;
 
+use crate::model::figures::Figures;
 use crate::model::ids::{DeviceId, InstanceId};
 use crate::model::readings::{Counters, DeviceReading, Health, Identity, InstanceReading};
 use crate::model::units::BootNs;
@@ -12,11 +13,16 @@ use crate::samplers::nvml::activity::Cursor;
 use crate::samplers::nvml::answers::{Call, Report};
 use crate::samplers::nvml::decode;
 use crate::samplers::nvml::driver::{Library, now_us};
-use crate::samplers::nvml::health;
+use crate::samplers::nvml::figures::odometer::Odometers;
 use crate::samplers::nvml::workers::{Message, Visit, Worker};
+use crate::samplers::nvml::{figures, health};
 
 /// How long a lost device is left in peace, and how often what a device offers is looked at again.
 const REST_NS: u64 = 30_000_000_000;
+
+/// How often figures are read: counters lose nothing in between, and gauges that change faster are
+/// read at each tick.
+const FIGURES_NS: u64 = 10_000_000_000;
 
 /// One device that was listed at least once.
 #[derive(Debug)]
@@ -34,6 +40,9 @@ pub(crate) struct Tracked {
     /// Not asked before.
     rest_until: BootNs,
     probe_at: BootNs,
+    figures: Figures,
+    figures_at: BootNs,
+    odometers: Odometers,
     stats: DeviceStats,
 }
 
@@ -65,6 +74,9 @@ impl Tracked {
             cursor: Cursor::default(),
             rest_until: BootNs::default(),
             probe_at: BootNs::default(),
+            figures: Figures::default(),
+            figures_at: BootNs::default(),
+            odometers: Odometers::default(),
             stats: DeviceStats::default(),
         }
     }
@@ -99,6 +111,7 @@ impl Tracked {
         let visit = Visit {
             at,
             last_seen_us: self.cursor.last_seen_us(now_us()),
+            slow: at >= self.figures_at,
             probe: at >= self.probe_at,
         };
         if self.worker.is_none() {
@@ -132,6 +145,7 @@ impl Tracked {
             Some((visit, report)) => self.decode(visit, &report),
             None => {
                 self.health = self.health_unheard();
+                self.forget_figures();
                 (Counters::default(), self.unmeasured())
             }
         };
@@ -139,7 +153,8 @@ impl Tracked {
         if before != self.health {
             note_change(&self.id, before, health);
         }
-        Some(DeviceReading { at, health, identity: self.identity.clone(), counters, instances })
+        let (identity, figures) = (self.identity.clone(), self.figures.clone());
+        Some(DeviceReading { at, health, identity, counters, figures, instances })
     }
 
     /// A device that was not asked says nothing, and is no better than it was.
@@ -156,6 +171,7 @@ impl Tracked {
         if answers.ended() || answers.refused.contains_key(&Call::Handle) {
             self.rest_until = if self.is_gone() { visit.at + REST_NS } else { visit.at };
             self.probe_at = visit.at;
+            self.forget_figures();
             return (Counters::default(), self.unmeasured());
         }
         match &report.identity {
@@ -167,11 +183,22 @@ impl Tracked {
             None if health::plan_is_stale(answers) => self.probe_at = visit.at,
             None => {}
         }
+        if let Some(raw) = &answers.figures {
+            self.figures = figures::decode::figures(raw);
+            self.odometers.advance(&mut self.figures);
+            self.figures_at = visit.at + FIGURES_NS;
+        }
         let activity = self.cursor.consume(visit.last_seen_us, report.now_us, answers);
         let instances = decode::instances(&self.id, report.plan, answers, &activity)
             .unwrap_or_else(|| self.unmeasured());
         self.instances = instances.iter().map(|it| it.id.clone()).collect();
         (decode::counters(report.plan, answers), instances)
+    }
+
+    /// What a silent device said before says nothing of it now.
+    fn forget_figures(&mut self) {
+        self.figures = Figures::default();
+        self.figures_at = BootNs::default();
     }
 
     /// The instances that were last known, with nothing said about them.

@@ -47,6 +47,8 @@ pub(crate) struct Visit {
     pub(crate) at: BootNs,
     /// Samples of processes are wanted from here on: Unix time in microseconds.
     pub(crate) last_seen_us: u64,
+    /// Ask for its figures too.
+    pub(crate) slow: bool,
     /// Look the device up again and find out what it offers.
     pub(crate) probe: bool,
 }
@@ -107,7 +109,7 @@ impl Worker<Visit> {
                 if visit.probe {
                     held = None;
                 }
-                let report = library.visit(&id, &mut held, visit.at, visit.last_seen_us);
+                let report = library.visit(&id, &mut held, visit);
                 let message = Message::Device(id.clone(), Box::new(report));
                 if messages.blocking_send(message).is_err() {
                     return;

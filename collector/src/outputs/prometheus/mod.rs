@@ -171,6 +171,7 @@ fn write_losses(text: &mut Text, losses: &Losses) {
         ("device", cuts.devices),
         ("instance", cuts.instances),
         ("holder", cuts.holders),
+        ("figure", cuts.figures),
         ("text", cuts.texts),
     ] {
         text.count(&Labels::new([("what", what)]), Some(count));
