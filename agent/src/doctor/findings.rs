@@ -58,7 +58,8 @@ fn of_library(library: &Library) -> Vec<Finding> {
              cheaper place",
         ));
     }
-    if unhooked > 0 {
+    // What is held back is a finding of its own.
+    if unhooked > 0 && library.memory_held_back.is_none() {
         findings.push(Finding::new(
             format!("{path}: {unhooked} functions are not hooked, their calls are not counted"),
             "`doctor --hooks` says why; report the driver's version",
@@ -78,6 +79,8 @@ mod tests {
         Library {
             path: "/libcuda.so.1".to_owned(),
             error: error.map(str::to_owned),
+            found_in: None,
+            memory_held_back: None,
             attached,
             wanted: 8,
             groups: vec![group],
