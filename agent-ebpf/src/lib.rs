@@ -203,6 +203,8 @@ pub enum Loss {
     /// Processes whose final counts went to the overflow row: their tgid was taken again before
     /// anyone had read them.
     Processes = 3,
+    /// Groups whose path was not kept, because `CGROUPS` is full.
+    Cgroups = 4,
 }
 
 /// Index into `OWNER`, which only user space writes.
@@ -219,7 +221,7 @@ pub enum Ownership {
 pub const OWNERSHIPS: usize = 2;
 
 /// How many kinds of loss there are.
-pub const LOSSES: usize = 4;
+pub const LOSSES: usize = 5;
 
 impl Default for Row {
     fn default() -> Self {
@@ -336,6 +338,21 @@ pub struct Pending {
     pub fourth: u64,
 }
 
+/// Levels of a group's path below the root; a job step of Slurm has six.
+pub const CGROUP_LEVELS: usize = 9;
+/// Bytes of the name of one level, with a zero byte at its end.
+pub const CGROUP_NAME: usize = 128;
+
+/// Value of `CGROUPS`: the path of a control group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Cgroup {
+    /// How many names there are.
+    pub levels: u64,
+    /// Its own name first, then those above it. Each ends at its first zero byte.
+    pub names: [[u8; CGROUP_NAME]; CGROUP_LEVELS],
+}
+
 /// Where the running kernel keeps what the programs read, in bytes from the start of the struct.
 /// Found in its BTF when the object is loaded.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -346,15 +363,21 @@ pub struct Offsets {
     pub task_start_boottime: u32,
     pub task_signal: u32,
     pub signal_live: u32,
+    /// 0 = not known, as the four below: groups then have no names.
+    pub task_cgroups: u32,
+    pub cgroups_unified: u32,
+    pub cgroup_node: u32,
+    pub node_name: u32,
+    pub node_parent: u32,
 }
 
 const _: () = assert!(Counter::HostFreedBytes as usize + 1 == Counter::Maps as usize);
-const _: () = assert!(Loss::Processes as usize + 1 == LOSSES);
+const _: () = assert!(Loss::Cgroups as usize + 1 == LOSSES);
 const _: () = assert!(size_of::<Row>() == 80 + 8 * COUNTERS);
 const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
 const _: () = assert!(size_of::<PendingKey>() == 16);
 const _: () = assert!(size_of::<Pending>() == 24);
-const _: () = assert!(size_of::<Offsets>() == 20);
+const _: () = assert!(size_of::<Offsets>() == 40);
 
 // SAFETY: `repr(C)`, only integers, no padding: every bit pattern is a valid value.
 #[cfg(not(target_arch = "bpf"))]
@@ -368,6 +391,9 @@ unsafe impl aya::Pod for PendingKey {}
 // SAFETY: as for `Row`.
 #[cfg(not(target_arch = "bpf"))]
 unsafe impl aya::Pod for Pending {}
+// SAFETY: as for `Row`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Cgroup {}
 // SAFETY: as for `Row`.
 #[cfg(not(target_arch = "bpf"))]
 unsafe impl aya::Pod for Offsets {}

@@ -35,6 +35,9 @@ pub(crate) fn count<C: EbpfContext>(ctx: &C, loss: Loss, tgid: u32) {
         Loss::Processes => {
             warn!(ctx, "process {}: the counts of its predecessor have no owner", tgid)
         }
+        Loss::Cgroups => {
+            warn!(ctx, "process {}: the path of its control group was not kept", tgid)
+        }
     }
 }
 

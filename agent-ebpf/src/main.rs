@@ -5,6 +5,8 @@
 #[cfg(target_arch = "bpf")]
 mod atomic;
 #[cfg(target_arch = "bpf")]
+mod cgroups;
+#[cfg(target_arch = "bpf")]
 mod cuda;
 #[cfg(target_arch = "bpf")]
 mod gate;

@@ -3,7 +3,7 @@
 //! User space lowers or raises the bounds of `COUNTERS` and `TRACKED` when it loads the object
 //! (`cuda.max_processes`); the numbers here are the defaults.
 
-use agent_ebpf::{LOSSES, OWNERSHIPS, Offsets, Pending, PendingKey, Row};
+use agent_ebpf::{Cgroup, LOSSES, OWNERSHIPS, Offsets, Pending, PendingKey, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
@@ -48,6 +48,15 @@ pub(crate) static WARNED: Array<u64> = Array::with_max_entries(LOSSES as u32, 0)
 #[map]
 pub(crate) static OWNER: Array<u64> = Array::with_max_entries(OWNERSHIPS as u32, 0);
 
+/// Paths of the groups that processes were in at their first call, by id. User space takes them at
+/// each reading. Full: a process that is gone by then counts for its user; counted in `LOST`.
+#[map]
+pub(crate) static CGROUPS: HashMap<u64, Cgroup> = HashMap::with_max_entries(512, 0);
+
+/// Where one is put together: it is larger than the stack of a program.
+#[map]
+pub(crate) static NEW_CGROUP: PerCpuArray<Cgroup> = PerCpuArray::with_max_entries(1, 0);
+
 /// Set by user space from the BTF of the running kernel.
 #[unsafe(no_mangle)]
 pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets {
@@ -56,4 +65,9 @@ pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets {
     task_start_boottime: 0,
     task_signal: 0,
     signal_live: 0,
+    task_cgroups: 0,
+    cgroups_unified: 0,
+    cgroup_node: 0,
+    node_name: 0,
+    node_parent: 0,
 });

@@ -7,7 +7,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 
 use crate::maps::{BLANK, COUNTERS, EVENTS, OVERFLOW, TRACKED};
-use crate::{atomic, loss, task};
+use crate::{atomic, cgroups, loss, task};
 
 /// Where the calling process counts: its own row, made on its first call, or the overflow row.
 #[inline(always)]
@@ -53,6 +53,7 @@ fn admit<C: EbpfContext>(ctx: &C, tgid: u32) {
     // SAFETY: `row` is a map value of this CPU, which the program keeps until it is done.
     let row = unsafe { &*row };
     if COUNTERS.insert(tgid, row, u64::from(BPF_NOEXIST)).is_ok() {
+        cgroups::remember(ctx, row.cgroup_id, tgid);
         announce(ctx, Event::Appeared, tgid);
     }
 }

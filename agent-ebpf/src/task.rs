@@ -29,6 +29,18 @@ pub(crate) fn tgid(task: u64) -> Option<u32> {
     read(task, OFFSETS.load().task_tgid)
 }
 
+/// The node of the calling process's group in the unified hierarchy; 0 where that is not known.
+#[inline(always)]
+pub(crate) fn current_cgroup() -> u64 {
+    let offsets = OFFSETS.load();
+    if offsets.task_cgroups == 0 {
+        return 0;
+    }
+    let groups: u64 = read(current(), offsets.task_cgroups).unwrap_or(0);
+    let group: u64 = read(groups, offsets.cgroups_unified).unwrap_or(0);
+    read(group, offsets.cgroup_node).unwrap_or(0)
+}
+
 #[inline(always)]
 fn current() -> u64 {
     // SAFETY: the helper has no preconditions.
@@ -36,7 +48,7 @@ fn current() -> u64 {
 }
 
 #[inline(always)]
-fn read<T>(base: u64, offset: u32) -> Option<T> {
+pub(crate) fn read<T>(base: u64, offset: u32) -> Option<T> {
     let address = (base + u64::from(offset)) as *const T;
     // SAFETY: the helper checks the address and fails where it cannot be read.
     unsafe { bpf_probe_read_kernel(address) }.ok()

@@ -88,7 +88,11 @@ fn loss(cause: &str) -> &str {
         "records" => "records, the ring was full: the next reading found what they said",
         "results" => "results of calls, counted as successful",
         "allocations" => "allocations, live bytes are too small",
-        "devices" => "calls whose device was not remembered",
+        "contexts" => "contexts or calls whose device was not remembered",
+        "sizes" => "batches of copies, of which only the first copies' bytes are counted",
+        "cgroups" => {
+            "groups whose path was not kept: what ended at once in them has its user's name"
+        }
         "processes" => "processes whose last counts have no owner: their ids were used again",
         "ends" => "processes whose last counts have no owner: too many ended at once",
         "accounts" => "calls that an agent which died had read and not kept",

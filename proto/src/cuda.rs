@@ -8,8 +8,18 @@ use crate::telemetry::v1::{CudaCount, CudaCounter, CudaCounts};
 pub const COUNTERS: usize = CudaCounter::Streams as usize;
 
 /// Why counts or records lost their owner. Bounds a label: what is not here is `other`.
-pub const LOSS_CAUSES: [&str; 8] =
-    ["calls", "records", "results", "processes", "allocations", "devices", "accounts", "ends"];
+pub const LOSS_CAUSES: [&str; 10] = [
+    "calls",
+    "records",
+    "results",
+    "processes",
+    "allocations",
+    "contexts",
+    "sizes",
+    "cgroups",
+    "accounts",
+    "ends",
+];
 
 /// A count for each counter.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -175,8 +175,13 @@ fn nobody_is_too_short_lived_to_be_counted() {
     for index in 0..20 {
         node.tenant(&format!("short-{index}"), &["--launches=7"]).finish();
     }
-    // Gone before anyone could look whose they were: the user answers for them, and nothing is lost.
-    node.until(SOON, "every launch has a tenant", |it| it.counts(LAUNCHES, &[], 140));
+    // Gone before anyone could look whose they were, and their groups with them.
+    node.until(SOON, "every launch has its tenant", |it| {
+        (0..20).try_for_each(|index| {
+            it.counts(LAUNCHES, &[("tenant", format!("short-{index}").as_str())], 7)
+        })
+    });
+    assert_eq!(node.metrics().count(LAUNCHES, &[]), Some(140), "and nobody else's");
 }
 
 #[test]

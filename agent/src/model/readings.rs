@@ -138,6 +138,9 @@ pub struct CudaReadings {
     pub processes: BTreeMap<ProcessId, CudaProcess>,
     /// Programs that a process left by exec since the last reading: final counts, oldest first.
     pub replaced: Vec<(ProcessId, CudaProcess)>,
+    /// Paths of groups of the unified hierarchy by id, as far as they were learned since the last
+    /// reading.
+    pub cgroups: BTreeMap<u64, Arc<str>>,
     /// Calls of processes beyond `cuda.max_processes`, since the agent started: with `processes`
     /// they make the node's exact total.
     pub overflow: CudaCounts,

@@ -10,7 +10,7 @@ use crate::model::ids::{Holder, ProcessId};
 use crate::model::readings::{CudaReadings, NvmlReadings, Readings};
 use crate::model::units::BootNs;
 use crate::samplers::cuda::Tracer;
-use crate::samplers::holders::Resolver;
+use crate::samplers::holders::{Resolver, Told};
 use crate::samplers::nvml::{self, Sampler};
 
 #[derive(Debug)]
@@ -46,13 +46,16 @@ impl Sources {
     }
 
     fn resolve(&mut self, nvml: &NvmlReadings, cuda: &CudaReadings) -> BTreeMap<ProcessId, Holder> {
-        let mut uids: BTreeMap<ProcessId, Option<u32>> =
-            processes(nvml).filter_map(|it| it.process).map(|it| (it, None)).collect();
-        uids.extend(cuda.processes.iter().map(|(id, it)| (*id, Some(it.uid))));
-        let live: BTreeSet<ProcessId> = uids.keys().copied().collect();
+        self.holders.learn(&cuda.cgroups);
+        let listed = processes(nvml).filter_map(|it| it.process).map(|it| (it, Told::default()));
+        let mut told: BTreeMap<ProcessId, Told> = listed.collect();
+        for (id, process) in &cuda.processes {
+            told.insert(*id, Told { uid: Some(process.uid), cgroup: process.cgroup_id });
+        }
+        let live: BTreeSet<ProcessId> = told.keys().copied().collect();
         self.holders.retain(&live);
-        uids.into_iter()
-            .filter_map(|(process, uid)| Some((process, self.holders.resolve(process, uid)?)))
+        told.into_iter()
+            .filter_map(|(process, told)| Some((process, self.holders.resolve(process, told)?)))
             .collect()
     }
 }

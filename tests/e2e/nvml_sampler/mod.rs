@@ -13,7 +13,7 @@ use std::time::Duration;
 use agent::clock;
 use agent::model::readings::{DeviceReading, Health, NvmlReadings, NvmlState};
 use agent::model::units::BootNs;
-use agent::samplers::holders::Resolver;
+use agent::samplers::holders::{Resolver, Told};
 use agent::samplers::nvml::fill_processes;
 use gpu_state::scenario::{Gpu, Scenario, State};
 
@@ -358,7 +358,8 @@ async fn processes_get_their_lives_and_their_holders() {
     fill_processes(&mut readings, |tgid| resolver.process_id(tgid));
     let process = listed(&readings)[0].process.unwrap();
     assert_eq!(process.tgid, tenant.0.id());
-    let holder = std::iter::repeat_with(|| resolver.resolve(process, None)).flatten().next();
+    let holder =
+        std::iter::repeat_with(|| resolver.resolve(process, Told::default())).flatten().next();
     assert!(!holder.unwrap().tenant.is_empty());
     drop(tenant);
     assert_eq!(resolver.process_id(process.tgid), None);

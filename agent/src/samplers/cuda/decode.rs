@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agent_ebpf::{LOSSES, Row};
+use agent_ebpf::{Cgroup, LOSSES, Row};
 
 use crate::model::ids::ProcessId;
 use crate::model::readings::CudaCounts;
@@ -12,7 +12,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Id of the root of the unified hierarchy.
 const ROOT_CGROUP: u64 = 1;
 /// Names of the kernel's losses, in the order of `Loss`.
-const LOSS_NAMES: [&str; LOSSES] = ["calls", "records", "results", "processes"];
+const LOSS_NAMES: [&str; LOSSES] = ["calls", "records", "results", "processes", "cgroups"];
 /// Lives that ended beyond what is kept between two readings.
 const ENDS: &str = "ends";
 
@@ -32,6 +32,17 @@ pub(crate) fn cgroup(row: &Row) -> Option<u64> {
     Some(row.cgroup_id).filter(|it| *it > ROOT_CGROUP)
 }
 
+/// As `/proc` shows it. `None` = it is empty, which no group's is.
+pub(crate) fn cgroup_path(group: &Cgroup) -> Option<String> {
+    let levels = usize::try_from(group.levels).ok()?;
+    let names = group.names.get(..levels)?.iter().rev();
+    let path = names.map(|name| {
+        let end = name.iter().position(|it| *it == 0).unwrap_or(name.len());
+        format!("/{}", String::from_utf8_lossy(&name[..end]))
+    });
+    Some(path.collect::<String>()).filter(|it| !it.is_empty())
+}
+
 /// Losses by cause: those of the kernel, and the lives that could not be kept here.
 pub(crate) fn lost(kernel: &[u64; LOSSES], ends: u64) -> BTreeMap<&'static str, u64> {
     LOSS_NAMES.into_iter().zip(*kernel).chain([(ENDS, ends)]).collect()
@@ -44,9 +55,9 @@ pub(crate) fn last_launch(row: &Row) -> Option<BootNs> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cgroup, last_launch, lost, process_id};
+    use super::{cgroup, cgroup_path, last_launch, lost, process_id};
     use crate::model::units::BootNs;
-    use agent_ebpf::{LOSSES, Loss, Row};
+    use agent_ebpf::{CGROUP_LEVELS, CGROUP_NAME, Cgroup, LOSSES, Loss, Row};
 
     #[test]
     fn start_times_are_cut_to_ticks_as_the_kernel_does() {
@@ -58,6 +69,18 @@ mod tests {
     fn the_root_of_the_hierarchy_is_no_group() {
         let of = |cgroup_id| cgroup(&Row { cgroup_id, ..Row::default() });
         assert_eq!([of(0), of(1), of(77)], [None, None, Some(77)]);
+    }
+
+    #[test]
+    fn a_group_is_named_from_its_own_name_upwards() {
+        let mut names = [[0; CGROUP_NAME]; CGROUP_LEVELS];
+        names[0][..9].copy_from_slice(b"x.service");
+        names[1][..12].copy_from_slice(b"system.slice");
+        // Left there by a longer path.
+        names[2][..3].copy_from_slice(b"old");
+        let path = |levels| cgroup_path(&Cgroup { levels, names });
+        assert_eq!(path(2).as_deref(), Some("/system.slice/x.service"));
+        assert_eq!((path(0), path(99)), (None, None));
     }
 
     #[test]

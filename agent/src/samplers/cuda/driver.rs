@@ -10,7 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
-use agent_ebpf::{LOSSES, Offsets, Ownership, Record, Row};
+use agent_ebpf::{Cgroup, LOSSES, Offsets, Ownership, Record, Row};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
 use aya::programs::{ProgramError, UProbe};
@@ -73,6 +73,7 @@ pub(crate) struct Kernel {
     overflow: Array<MapData, Row>,
     lost: Array<MapData, u64>,
     tracked: HashMap<MapData, u32, u8>,
+    cgroups: HashMap<MapData, u64, Cgroup>,
     events: RingBuf<MapData>,
     owner: Array<MapData, u64>,
     /// Which agent on these maps this is.
@@ -192,6 +193,7 @@ impl Kernel {
             overflow: take(&mut ebpf, "OVERFLOW")?.try_into()?,
             lost: take(&mut ebpf, "LOST")?.try_into()?,
             tracked: take(&mut ebpf, "TRACKED")?.try_into()?,
+            cgroups: take(&mut ebpf, "CGROUPS")?.try_into()?,
             events: take(&mut ebpf, "EVENTS")?.try_into()?,
             generation: take_over(&mut owner)?,
             owner,
@@ -343,6 +345,17 @@ impl Kernel {
             *count = self.lost.get(&index, 0)?;
         }
         Ok(lost)
+    }
+
+    /// Groups of processes that have appeared, by id, since they were last taken.
+    pub(crate) fn cgroups(&mut self) -> Result<Vec<(u64, Cgroup)>, KernelError> {
+        let ids: Vec<u64> = self.cgroups.keys().collect::<Result<_, _>>()?;
+        let mut cgroups = Vec::with_capacity(ids.len());
+        for id in ids {
+            cgroups.push((id, self.cgroups.get(&id, 0)?));
+            self.cgroups.remove(&id)?;
+        }
+        Ok(cgroups)
     }
 
     /// Asks for records about a process that has made no call.

@@ -19,6 +19,7 @@ mod reason;
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::path::Path;
+use std::sync::Arc;
 
 use agent_ebpf::{Event, LOSSES};
 use tokio::io::unix::AsyncFd;
@@ -241,8 +242,14 @@ impl Running {
             tracing: self.tracing(libraries, &lost),
             processes,
             replaced: Vec::new(),
+            cgroups: self.cgroups()?,
             overflow: overflow.plus(&self.lives.overflow()),
         })
+    }
+
+    fn cgroups(&mut self) -> Result<BTreeMap<u64, Arc<str>>, KernelError> {
+        let cgroups = self.kernel.cgroups()?.into_iter();
+        Ok(cgroups.filter_map(|(id, it)| Some((id, decode::cgroup_path(&it)?.into()))).collect())
     }
 
     fn tracing(&self, libraries: &Libraries, lost: &[u64; LOSSES]) -> Tracing {

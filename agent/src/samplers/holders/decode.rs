@@ -43,6 +43,8 @@ impl Workload {
         let mut lines: Vec<&str> = text.lines().collect();
         lines.sort_by_key(|it| !it.starts_with("0::"));
         let paths = lines.into_iter().filter_map(|it| it.splitn(3, ':').nth(2));
+        // The kernel's mark of a group that is gone, and its last process not yet.
+        let paths = paths.map(|it| it.strip_suffix(" (deleted)").unwrap_or(it));
         paths
             .map(Self::of_path)
             .fold(Self::Nothing, |best, next| if next.rank() > best.rank() { next } else { best })
@@ -90,7 +92,7 @@ impl Workload {
         Some(holder)
     }
 
-    fn of_path(path: &str) -> Self {
+    pub(crate) fn of_path(path: &str) -> Self {
         // containerd without systemd joins slice, runtime and id by colons.
         // Seen from another cgroup namespace a path starts with steps upwards.
         let parts = path.split(['/', ':']).filter(|it| !it.is_empty() && *it != "..");
@@ -303,6 +305,7 @@ mod tests {
         use HolderKind::{Container, Unit, User};
         check("0::/system.slice/ollama.service", Unit, "ollama.service", "ollama");
         check("0::/system.slice/x.service/worker-1", Unit, "x.service", "x");
+        check("0::/system.slice/x.service (deleted)", Unit, "x.service", "x");
         check("0::/system.slice/vllm@7.service", Unit, "vllm@7.service", "vllm@7");
         check("0::/system.slice/run-u12.scope", Unit, "run-u12.scope", "run-u12.scope");
         check("1:name=systemd:/system.slice/x.service\n0::/", Unit, "x.service", "x");

@@ -33,6 +33,21 @@ pub(crate) fn offsets(btf: &[u8]) -> Result<Offsets, BtfError> {
         task_start_boottime: task.offset("start_boottime")?,
         task_signal: task.offset("signal")?,
         signal_live: signal.offset("live")?,
+        ..groups(&btf).unwrap_or_default()
+    })
+}
+
+/// What leads from a task to the names of its group; without it, groups have no names.
+fn groups(btf: &Btf<'_>) -> Result<Offsets, BtfError> {
+    let node = btf.structure("kernfs_node")?;
+    Ok(Offsets {
+        task_cgroups: btf.structure("task_struct")?.offset("cgroups")?,
+        cgroups_unified: btf.structure("css_set")?.offset("dfl_cgrp")?,
+        cgroup_node: btf.structure("cgroup")?.offset("kn")?,
+        node_name: node.offset("name")?,
+        // Renamed in Linux 6.15.
+        node_parent: node.offset("parent").or_else(|_renamed| node.offset("__parent"))?,
+        ..Offsets::default()
     })
 }
 
