@@ -146,13 +146,19 @@ impl Node {
     fn bury(&self, slot: usize, pid: u32) -> Life {
         let now = clock::boot_ns();
         let dead_since = &self.shared().slots[slot].dead_since_ns;
-        match dead_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => {
-                self.cancel(slot, now);
-                Life::Dead { pid, since_ns: now }
-            }
-            Err(since_ns) => Life::Dead { pid, since_ns },
+        if let Err(since_ns) =
+            dead_since.compare_exchange(0, now, Ordering::AcqRel, Ordering::Acquire)
+        {
+            return Life::Dead { pid, since_ns };
         }
+        // Somebody may have taken the slot since we looked. Who does has its lock before the mark is
+        // taken off, so what is locked now was marked by mistake.
+        if let Some(visible) = self.region.owner(slot) {
+            dead_since.store(0, Ordering::Release);
+            return Life::Alive(visible);
+        }
+        self.cancel(slot, now);
+        Life::Dead { pid, since_ns: now }
     }
 }
 

@@ -77,9 +77,10 @@ impl Region {
     pub(crate) fn claim(&self, usable: impl Fn(usize) -> bool) -> std::io::Result<Option<usize>> {
         let _threads = self.threads.lock().expect("nothing panics while it is held");
         lock(&self.file, libc::F_SETLKW, libc::F_WRLCK, ADMIN_BYTE)?;
-        let found = (0..SLOTS).find(|slot| usable(*slot));
+        // A slot can look free for a moment that is not; its lock decides.
+        let take = |slot| lock(&self.file, libc::F_SETLK, libc::F_WRLCK, byte(slot)).is_ok();
+        let found = (0..SLOTS).find(|slot| usable(*slot) && take(*slot));
         if let Some(slot) = found {
-            lock(&self.file, libc::F_SETLK, libc::F_WRLCK, byte(slot))?;
             self.shared().reset(slot);
             self.shared().slots[slot].pid.store(std::process::id(), Ordering::Release);
         }
