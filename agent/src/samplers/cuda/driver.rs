@@ -137,6 +137,31 @@ pub(crate) enum Links {
     Single(Vec<UProbeLink>),
 }
 
+/// Links that are closed at one time: each takes a thread.
+const CLOSED_AT_ONCE: usize = 32;
+
+/// The kernel waits for each link tens of milliseconds until nobody runs its program any more. It can
+/// wait for many at once.
+pub(crate) fn detach(links: impl IntoIterator<Item = Links>) {
+    let mut multi = Vec::new();
+    for it in links {
+        match it {
+            Links::Multi(links) => multi.extend(links),
+            Links::Single(links) => drop(links),
+        }
+    }
+    while !multi.is_empty() {
+        let rest = multi.split_off(multi.len().min(CLOSED_AT_ONCE));
+        std::thread::scope(|scope| {
+            for link in multi.drain(..) {
+                // Where there is no thread for it, it is closed here and now.
+                drop(std::thread::Builder::new().spawn_scoped(scope, move || drop(link)));
+            }
+        });
+        multi = rest;
+    }
+}
+
 impl Links {
     /// How many were there already: nothing was attached for them.
     pub(crate) fn adopted(&self) -> usize {

@@ -8,7 +8,7 @@ use super::search::{Origin, Place, Prepared};
 use super::text::{self, TextCheck};
 use crate::model::ids::ProcessId;
 use crate::model::units::BootNs;
-use crate::samplers::cuda::driver::{Kernel, KernelError, Links};
+use crate::samplers::cuda::driver::{Kernel, KernelError, Links, detach};
 use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::probe::{Skipped, Why};
 use crate::samplers::process::decode::FileId;
@@ -98,7 +98,14 @@ impl Hooked {
 
     /// Returns which were on.
     pub(super) fn take_all_off(&mut self) -> Vec<Group> {
-        std::mem::take(&mut self.links).into_keys().collect()
+        let groups = self.links.keys().copied().collect();
+        detach(self.leave());
+        groups
+    }
+
+    /// What holds all hooks.
+    pub(super) fn leave(&mut self) -> impl Iterator<Item = Links> + use<> {
+        std::mem::take(&mut self.links).into_values()
     }
 
     /// Links to the kernel that hold the hooks.
@@ -213,5 +220,11 @@ impl HeldBack {
              loses its registration cache without them; this holds until the agent is restarted"
         );
         Self { why, processes: Vec::new(), for_good: true, at, looks: 0 }
+    }
+}
+
+impl Drop for Hooked {
+    fn drop(&mut self) {
+        detach(self.leave());
     }
 }

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::driver::{Kernel, KernelError, Links};
+use super::driver::{Kernel, KernelError, Links, detach};
 use super::governor::cost::{self, CallCosts, GOVERNED, HitCosts};
 use super::governor::driver::Target;
 use super::governor::gates::Gates;
@@ -506,5 +506,12 @@ impl Libraries {
             .chain(self.failed.iter().map(failed))
             .chain(self.refused.values().map(refused))
             .collect()
+    }
+}
+
+impl Drop for Libraries {
+    /// All at once: a node has many copies.
+    fn drop(&mut self) {
+        detach(self.hooked.iter_mut().flat_map(Hooked::leave));
     }
 }
