@@ -6,14 +6,15 @@ use std::ffi::{c_int, c_uint, c_void};
 use std::path::Path;
 use std::time::Duration;
 
+use agent::samplers::cuda::bpf::driver::Moment;
 use anyhow::{Context, ensure};
 use nix::time::{ClockId, clock_gettime};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::median;
 
 /// What is called in a loop.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Call {
     /// A launch that is refused at once.
@@ -35,9 +36,12 @@ impl Call {
         }
     }
 
-    /// Whether our probes wait for the result.
-    pub(crate) fn returns(self) -> bool {
-        self == Self::Allocation
+    /// Where our probes are: returns first, as the agent attaches them.
+    pub(crate) fn moments(self) -> &'static [Moment] {
+        match self {
+            Self::Launch | Self::Copy => &[Moment::Entry],
+            Self::Allocation => &[Moment::Return, Moment::Entry],
+        }
     }
 }
 

@@ -11,13 +11,13 @@ mod empty;
 mod stand_in;
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use agent::config;
 use agent::samplers::cuda::Tracer;
-use agent::samplers::cuda::bpf::driver::Moment;
 use agent::samplers::cuda::library::coverage::{HookState, LibraryCoverage};
-use anyhow::{Context, bail};
-use serde::Serialize;
+use anyhow::{Context, bail, ensure};
+use serde::{Deserialize, Serialize};
 
 use call::{Call, Library};
 use empty::Empty;
@@ -31,8 +31,8 @@ struct Figures {
     attach: Vec<attach::Figures>,
 }
 
-/// Medians over the rounds, of one call in one stand-in.
-#[derive(Debug, Serialize)]
+/// Of one call in one stand-in: in one round, or medians over the rounds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct CallFigures {
     build: Build,
     call: Call,
@@ -48,19 +48,61 @@ struct CallFigures {
     own_ns: f64,
 }
 
+const ROUND: &str = "round";
+
 fn main() -> anyhow::Result<()> {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|it| it == attach::HOLD) {
-        return hold(Path::new(&arguments.next().context("which library?")?));
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+        [attach::HOLD, library] => hold(Path::new(library)),
+        [ROUND, build, folder] => {
+            let subject = Subject::install(Path::new(folder), serde_json::from_str(build)?)?;
+            print(&serde_json::to_string(&subject.measure()?)?);
+            Ok(())
+        }
+        _ => measure(),
     }
+}
+
+fn measure() -> anyhow::Result<()> {
     let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
-    let mut calls = Vec::new();
-    for build in Build::ALL {
-        calls.extend(Subject::install(folder.path(), build)?.measure()?);
+    let mut rounds = Vec::new();
+    for number in 0..ROUNDS {
+        for build in Build::ALL {
+            let folder = folder.path().join(format!("{build:?}-{number}"));
+            rounds.extend(round(build, &folder)?);
+        }
     }
-    let figures = Figures { calls, attach: attach::measure(folder.path())? };
+    let calls = Build::ALL.into_iter().flat_map(|build| Call::ALL.map(|call| (build, call)));
+    let calls = calls.map(|(build, call)| {
+        let of = |it: &&CallFigures| it.build == build && it.call == call;
+        medians(&rounds.iter().filter(of).copied().collect::<Vec<_>>())
+    });
+    let figures = Figures { calls: calls.collect(), attach: attach::measure(folder.path())? };
     print(&serde_json::to_string(&figures)?);
     Ok(())
+}
+
+/// In a process of its own: where a hook has been, text is no longer the file's, and the agent
+/// leaves memory functions alone then.
+fn round(build: Build, folder: &Path) -> anyhow::Result<Vec<CallFigures>> {
+    let program = std::env::current_exe().context("this program has no path")?;
+    let mut command = Command::new(program);
+    command.arg(ROUND).arg(serde_json::to_string(&build)?).arg(folder);
+    let output = command.output().context("cannot start a round")?;
+    let errors = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "a round failed: {}", errors.trim());
+    serde_json::from_slice(&output.stdout).context("cannot read what a round said")
+}
+
+fn medians(rounds: &[CallFigures]) -> CallFigures {
+    let of = |it: fn(&CallFigures) -> f64| median(rounds.iter().map(it).collect());
+    CallFigures {
+        unprobed_ns: of(|it| it.unprobed_ns),
+        empty_at_entry_ns: of(|it| it.empty_at_entry_ns),
+        empty_ns: of(|it| it.empty_ns),
+        own_ns: of(|it| it.own_ns),
+        ..rounds[0]
+    }
 }
 
 /// Maps a library, says so, and waits for the end of the input.
@@ -87,7 +129,7 @@ struct Subject {
 impl Subject {
     fn install(folder: &Path, build: Build) -> anyhow::Result<Self> {
         let install = |name: &str| {
-            let library = build.install(&folder.join(format!("{build:?}-{name}")))?;
+            let library = build.install(&folder.join(name))?;
             let open = Library::open(&library)?;
             anyhow::Ok((library, open))
         };
@@ -103,40 +145,30 @@ impl Subject {
         }
     }
 
-    /// The cases take turns, so that a change of the machine's speed meets all of them.
     fn measure(&self) -> anyhow::Result<Vec<CallFigures>> {
-        let places = Call::ALL.into_iter().map(|it| self.places(it));
-        let places = places.collect::<anyhow::Result<Vec<_>>>()?;
-        let mut cases: [[Vec<f64>; 4]; 3] = Default::default();
-        for _ in 0..ROUNDS {
-            for ((call, places), cases) in Call::ALL.into_iter().zip(&places).zip(&mut cases) {
-                let (path, library) = self.of(call);
-                let both = [Moment::Return, Moment::Entry];
-                let moments = if call.returns() { &both[..] } else { &both[1..] };
-                cases[0].push(library.nanoseconds_per_call(call)?);
-                for (offsets, case) in [(&places.entries, 1), (&places.chosen, 2)] {
-                    let _attached = Empty::attach(path, offsets, moments)?;
-                    cases[case].push(library.nanoseconds_per_call(call)?);
-                }
-            }
+        let time = |call: Call| self.of(call).1.nanoseconds_per_call(call);
+        let all = || Call::ALL.into_iter().map(time).collect::<anyhow::Result<Vec<_>>>();
+        let unprobed = all()?;
+        let (places, own) = {
             let tracer = self.trace();
-            for (call, cases) in Call::ALL.into_iter().zip(&mut cases) {
-                cases[3].push(self.of(call).1.nanoseconds_per_call(call)?);
-            }
+            let found = (self.places(&tracer.coverage())?, all()?);
             tracer.stop();
-        }
+            found
+        };
         let mut figures = Vec::new();
-        for ((call, places), cases) in Call::ALL.into_iter().zip(places).zip(cases) {
-            let [unprobed_ns, empty_at_entry_ns, empty_ns, own_ns] = cases.map(median);
-            let (build, skip) = (self.build, places.skip);
+        for (index, (call, places)) in Call::ALL.into_iter().zip(places).enumerate() {
+            let empty = |offsets: &[u64]| {
+                let _attached = Empty::attach(&self.of(call).0, offsets, call.moments())?;
+                time(call)
+            };
             figures.push(CallFigures {
-                build,
+                build: self.build,
                 call,
-                skip,
-                unprobed_ns,
-                empty_at_entry_ns,
-                empty_ns,
-                own_ns,
+                skip: places.skip,
+                unprobed_ns: unprobed[index],
+                empty_at_entry_ns: empty(&places.entries)?,
+                empty_ns: empty(&places.chosen)?,
+                own_ns: own[index],
             });
         }
         Ok(figures)
@@ -148,12 +180,12 @@ impl Subject {
         Tracer::start(&config, Path::new("/proc"))
     }
 
-    fn places(&self, call: Call) -> anyhow::Result<Places> {
-        let tracer = self.trace();
-        let coverage = tracer.coverage();
-        tracer.stop();
-        let library = coverage.iter().find(|it| it.path == self.of(call).0);
-        Places::of(call, library.context("the agent did not look at the library")?)
+    fn places(&self, coverage: &[LibraryCoverage]) -> anyhow::Result<Vec<Places>> {
+        let of = |call: Call| {
+            let library = coverage.iter().find(|it| it.path == self.of(call).0);
+            Places::of(call, library.context("the agent did not look at the library")?)
+        };
+        Call::ALL.into_iter().map(of).collect()
     }
 }
 
