@@ -9,6 +9,7 @@ mod counts;
 mod coverage;
 mod discovery;
 mod governor;
+mod harm;
 mod life;
 mod maps;
 mod places;

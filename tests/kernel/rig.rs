@@ -258,6 +258,15 @@ impl Workload {
         Self::spawn(command)
     }
 
+    /// The same with another library loaded.
+    pub(crate) fn beside(other: &Path, library: &Path, options: &str) -> Self {
+        let folder = library.parent().expect("a library is in a folder");
+        let mut command = Command::new(built("workload"));
+        command.arg("--library").arg(library).args(options.split_whitespace());
+        command.stdin(gpu_device(folder)).env("LD_PRELOAD", other);
+        Self::spawn(command)
+    }
+
     /// The same, after shell commands in a mount namespace of its own.
     pub(crate) fn in_namespace(folder: &Path, script: &str, library: &Path, options: &str) -> Self {
         let run = format!("set -e; {script}; exec \"$@\"");

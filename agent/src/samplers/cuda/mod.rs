@@ -142,6 +142,7 @@ impl Tracer {
     /// Detaches every hook.
     pub fn stop(self) {
         let begun = clock::boot();
+        library::driver::settle_pages();
         drop(self);
         let took_ms = clock::boot().since(begun) / 1_000_000;
         tracing::debug!(took_ms, "tracing of CUDA calls has stopped");

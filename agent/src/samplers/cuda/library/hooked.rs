@@ -47,9 +47,10 @@ struct HeldBack {
 }
 
 /// Pages may be a process's own although nothing in them has changed, because the kernel did not give
-/// the file's back at once when earlier hooks went. It does when hooks on them go once more.
-const FIRST_LOOK_NS: u64 = 10_000_000_000;
-const NEXT_LOOK_NS: u64 = 30_000_000_000;
+/// the file's back at once when earlier hooks went. It does when hooks on them go once more: so some
+/// looks are worth while although the same processes live, each after twice the time.
+const LOOK_NS: u64 = 10_000_000_000;
+const MOST_LOOKS: u32 = 5;
 
 impl Hooked {
     /// All groups that do no harm, or an error and none.
@@ -152,9 +153,9 @@ impl Hooked {
     /// Whether its text should be looked at again, with all hooks off.
     pub(super) fn wants_look(&self, at: BootNs, lives: impl Fn(ProcessId) -> bool) -> bool {
         let Memory::HeldBack(held) = &self.memory else { return false };
-        let wait = if held.looks == 0 { FIRST_LOOK_NS } else { NEXT_LOOK_NS };
-        let gone = held.looks == 0 || !held.processes.iter().any(|it| lives(*it));
-        !held.for_good && at.since(held.at) > wait && gone
+        let wait = LOOK_NS << held.looks.min(MOST_LOOKS);
+        let worth = held.looks < MOST_LOOKS || !held.processes.iter().any(|it| lives(*it));
+        !held.for_good && at.since(held.at) > wait && worth
     }
 
     /// Takes in what a later look found. Puts nothing on.
@@ -162,7 +163,7 @@ impl Hooked {
         let Memory::HeldBack(held) = &mut self.memory else { return };
         match HeldBack::found(text, at) {
             None => self.memory = Memory::Harmless { since: at },
-            Some(found) => *held = HeldBack { looks: held.looks + 1, ..found },
+            Some(found) => *held = HeldBack { looks: held.looks.saturating_add(1), ..found },
         }
     }
 

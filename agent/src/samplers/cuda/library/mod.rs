@@ -169,6 +169,9 @@ impl Libraries {
     /// Of files whose text is looked at: what is on them makes pages the processes' own.
     fn take_off_all(&mut self, question: &Question) -> Vec<(FileId, Vec<Group>)> {
         let files: BTreeSet<FileId> = question.checks.iter().map(|it| it.id).collect();
+        if !files.is_empty() {
+            driver::settle_pages();
+        }
         let hooked = self.hooked.iter_mut().filter(|it| files.contains(&it.file()));
         hooked.map(|it| (it.file(), it.take_all_off())).collect()
     }
