@@ -11,6 +11,7 @@ mod ledger_once;
 mod nvml_sampler;
 mod offers;
 mod page;
+mod privacy;
 mod prometheus;
 mod stand_ins;
 mod trouble;

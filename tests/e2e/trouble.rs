@@ -11,7 +11,7 @@ use tests::collector::Collector;
 use tests::node::{Node, Setup};
 use tests::ports;
 use tests::program::run;
-use tests::wait::check;
+use tests::wait::{check, eventually};
 
 const SOON: Duration = Duration::from_secs(15);
 const LAUNCHES: &str = "gleaner_tenant_cuda_launches_total";
@@ -169,6 +169,19 @@ fn a_full_disk_stops_the_spool_and_nothing_else() {
     collector.start_again();
     collector.until(Duration::from_secs(40), "what was counted meanwhile arrives", |it| {
         it.counts(LAUNCHES, &[("tenant", "t"), ("kind", "kernel")], truth.kernels())
+    });
+}
+
+#[test]
+fn what_the_kernel_programs_have_to_say_is_in_the_log() {
+    let node = Setup::gpus(1).with(|it| it.config.cuda.max_processes = 64).start();
+    let crowd = ["--churn=90", "--at-a-time=90", "--launches=6", "--launches-per-second=6"];
+    node.tenant("crowd", &crowd).finish();
+    eventually(SOON, "the agent's log has the kernel's warning", || {
+        let log = node.agent_log();
+        let line = log.lines().find(|it| it.contains("raise cuda.max_processes"));
+        let is_the_kernels = |it: &str| it.contains("WARN") && it.contains("source=\"kernel\"");
+        check(line.is_some_and(is_the_kernels), || format!("{line:?}"))
     });
 }
 

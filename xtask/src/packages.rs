@@ -12,13 +12,14 @@ struct Need {
     why: &'static str,
 }
 
-const NEEDS: [Need; 2] = [
+const NEEDS: [Need; 3] = [
     Need { program: "promtool", package: "prometheus", why: "a real Prometheus reads /metrics" },
     Need {
         program: "chromedriver",
         package: "chromium-driver",
         why: "a real browser shows the page",
     },
+    Need { program: "strace", package: "strace", why: "what the agent opens is watched" },
 ];
 
 /// Installs what is missing, as root on a machine with apt; otherwise says what to install. The
