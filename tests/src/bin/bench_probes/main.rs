@@ -13,6 +13,7 @@ mod stand_in;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use agent::clock;
 use agent::config;
 use agent::samplers::cuda::Tracer;
 use agent::samplers::cuda::library::coverage::{HookState, LibraryCoverage};
@@ -24,6 +25,7 @@ use empty::Empty;
 use stand_in::Build;
 
 const ROUNDS: usize = 9;
+const TRIES: u32 = 5;
 
 #[derive(Debug, Serialize)]
 struct Figures {
@@ -149,12 +151,9 @@ impl Subject {
         let time = |call: Call| self.of(call).1.nanoseconds_per_call(call);
         let all = || Call::ALL.into_iter().map(time).collect::<anyhow::Result<Vec<_>>>();
         let unprobed = all()?;
-        let (places, own) = {
-            let tracer = self.trace();
-            let found = (self.places(&tracer.coverage())?, all()?);
-            tracer.stop();
-            found
-        };
+        let (tracer, places) = self.trace()?;
+        let own = all()?;
+        tracer.stop();
         let mut figures = Vec::new();
         for (index, (call, places)) in Call::ALL.into_iter().zip(places).enumerate() {
             let empty = |offsets: &[u64]| {
@@ -174,10 +173,22 @@ impl Subject {
         Ok(figures)
     }
 
-    fn trace(&self) -> Tracer {
+    /// Memory hooks are held back for a moment where another process could not be looked at.
+    fn trace(&self) -> anyhow::Result<(Tracer, Vec<Places>)> {
         let libraries = vec![self.refusing.0.clone(), self.working.0.clone()];
         let config = config::Cuda { libraries, pin_root: None, ..config::Cuda::default() };
-        Tracer::start(&config, Path::new("/proc"))
+        let mut tries = 0;
+        loop {
+            let mut tracer = Tracer::start(&config, Path::new("/proc"));
+            match self.places(&tracer.coverage()) {
+                Ok(places) => return Ok((tracer, places)),
+                Err(_) if tries < TRIES => tries += 1,
+                Err(error) => {
+                    let tracing = tracer.read(clock::boot()).tracing;
+                    return Err(error.context(format!("{:?}", tracing.memory_held_back)));
+                }
+            }
+        }
     }
 
     fn places(&self, coverage: &[LibraryCoverage]) -> anyhow::Result<Vec<Places>> {
