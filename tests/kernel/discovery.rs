@@ -296,6 +296,29 @@ fn what_would_block_or_act_when_opened_is_not_opened() {
 }
 
 #[test]
+fn a_library_that_claims_an_absurd_table_is_not_read() {
+    let node = Node::new(Build::Push);
+    let mut bytes = std::fs::read(node.library()).expect("it was just installed");
+    let number = |bytes: &[u8], at: usize, length: usize| {
+        let little = bytes[at..at + length].iter().rev();
+        little.fold(0_usize, |sum, it| sum << 8 | usize::from(*it))
+    };
+    // The section headers of a 64-bit ELF file: where, of which size, and how many.
+    let (start, size, count) =
+        (number(&bytes, 0x28, 8), number(&bytes, 0x3a, 2), number(&bytes, 0x3c, 2));
+    let (kind, length, dynamic_symbols) = (0x04, 0x20, 11);
+    let header = (0..count).map(|it| start + it * size);
+    let table = header.into_iter().find(|it| number(&bytes, it + kind, 4) == dynamic_symbols);
+    let table = table.expect("a library has dynamic symbols");
+    bytes[table + length..table + length + 8].copy_from_slice(&(24_u64 << 24).to_le_bytes());
+    std::fs::write(node.library(), bytes).expect("it is ours");
+    File::options().write(true).open(node.library()).unwrap().set_len(1 << 28).unwrap();
+    let tracing = node.idle_tracer(64).read(clock::boot()).tracing;
+    let says = "is not a 64-bit ELF file";
+    assert!(!tracing.on && tracing.reason.contains(says), "{tracing:?}");
+}
+
+#[test]
 fn without_the_capability_a_copy_is_opened_by_its_path_and_only_if_it_is_the_mapped_one() {
     const NAME: &str = "discovery::without_the_capability_a_copy_is_opened_by_its_path_and_only_if_it_is_the_mapped_one";
     if is_privileged() {
