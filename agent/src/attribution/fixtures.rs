@@ -55,6 +55,8 @@ fn idle(at: u64, index: u32) -> DeviceReading {
         identity: Identity::default(),
         counters: Counters { energy_mj: Some(at), power_mw: Some(70_000), ..Counters::default() },
         figures: Figures::default(),
+        xids: Vec::new(),
+        hears_xids: true,
         instances: vec![InstanceReading {
             id: id(index),
             busy: Percent::new(0),

@@ -13,6 +13,10 @@ const OVERFLOW_LAUNCHES: Family = Family::counter(
 );
 const NVML_ERRORS: Family =
     Family::counter("gleaner_agent_nvml_errors_total", "NVML calls that failed, by call.");
+const NVML_EVENT_GAPS: Family = Family::counter(
+    "gleaner_agent_nvml_event_gaps_total",
+    "Times at which the driver may have reported an error that nobody heard, by reason.",
+);
 const NVML_READS: Family =
     Family::counter("gleaner_agent_nvml_reads_total", "Answers of a device in time.");
 const NVML_READ_SECONDS: Family = Family::counter(
@@ -54,6 +58,10 @@ pub(super) fn write_nvml(text: &mut Text, node: &str, stats: &NvmlStats) {
     text.family(NVML_ERRORS);
     for (call, errors) in &stats.errors {
         text.count(&Labels::new([("call", *call)]), Some(*errors));
+    }
+    text.family(NVML_EVENT_GAPS);
+    for (reason, gaps) in &stats.event_gaps {
+        text.count(&Labels::new([("reason", *reason)]), Some(*gaps));
     }
     text.family(NVML_UNLISTED).count(&Labels::default(), Some(u64::from(stats.unlisted)));
     let devices: Vec<_> = stats

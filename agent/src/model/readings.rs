@@ -59,8 +59,23 @@ pub struct DeviceReading {
     pub counters: Counters,
     /// As of the newest reading of them, which is not of every tick.
     pub figures: Figures,
+    /// Errors that the driver reported since the agent started, by code. A code that is not here was
+    /// not heard of, which means something only while `hears_xids`.
+    pub xids: Vec<Xid>,
+    /// The driver would tell of an error now.
+    pub hears_xids: bool,
     /// One entry where MIG is off.
     pub instances: Vec<InstanceReading>,
+}
+
+/// An error that the driver reports by number, and how often.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Xid {
+    /// 999 = the driver did not know which.
+    pub code: u64,
+    pub count: u64,
+    /// CLOCK_REALTIME when the agent heard of the newest one.
+    pub last_real_ns: i64,
 }
 
 /// What does not change while the driver runs.

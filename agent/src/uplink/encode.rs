@@ -17,7 +17,7 @@ use crate::model::units::{BootNs, Percent};
 use crate::model::usage::{HolderView, LastLaunch};
 use crate::record::common::{wire_class, wire_holder};
 use crate::record::counts::wire_counts;
-use crate::uplink::figures::wire_figures;
+use crate::uplink::figures::{wire_figures, wire_xid};
 
 /// `since` says when each class began; an instance that it lacks has had its class since this tick.
 #[must_use]
@@ -69,6 +69,8 @@ impl Tick<'_> {
             numa_node: identity.numa_node,
             readings: device_readings(device),
             figures: wire_figures(&device.figures),
+            xids: device.xids.iter().map(wire_xid).collect(),
+            hears_xids: device.hears_xids,
             instances: device.instances.iter().map(|it| self.instance(device, it)).collect(),
         }
     }

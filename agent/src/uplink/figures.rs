@@ -4,10 +4,15 @@ use proto::telemetry::v1;
 use proto::telemetry::v1::figure::Kind;
 
 use crate::model::figures::{Figure, Figures};
+use crate::model::readings::Xid;
 
 pub(super) fn wire_figures(figures: &Figures) -> Vec<v1::Figure> {
     let wire = |(figure, value)| v1::Figure { kind: wire_kind(figure).into(), value };
     figures.iter().map(wire).collect()
+}
+
+pub(super) fn wire_xid(xid: &Xid) -> v1::Xid {
+    v1::Xid { code: xid.code, count: xid.count, last_real_ns: xid.last_real_ns }
 }
 
 fn wire_kind(figure: Figure) -> Kind {

@@ -18,6 +18,8 @@ pub const HOLDERS: usize = 64;
 pub const TRACED_HOLDERS: usize = 1_024;
 const LOSSES: usize = 16;
 const HELD_BACK: usize = 16;
+/// Error codes of one device. More are dropped.
+pub const XIDS: usize = 64;
 /// Figures of one device. More are dropped.
 pub const FIGURES: usize = 128;
 /// Bytes of one text. The rest is cut off; a UUID that is longer takes its device along.
@@ -30,7 +32,7 @@ pub struct Cuts {
     pub devices: u64,
     pub instances: u64,
     pub holders: u64,
-    /// Too many, or of one kind twice: a series must not be twice in a scrape.
+    /// Too many, or of one kind or error code twice: a series must not be twice in a scrape.
     pub figures: u64,
     /// Shortened, or rid of control characters.
     pub texts: u64,
@@ -87,6 +89,11 @@ impl Cuts {
         device.figures.retain(|it| kinds.insert(it.kind));
         device.figures.truncate(FIGURES);
         self.figures += lost(before, device.figures.len());
+        let before = device.xids.len();
+        let mut codes = HashSet::new();
+        device.xids.retain(|it| codes.insert(it.code));
+        device.xids.truncate(XIDS);
+        self.figures += lost(before, device.xids.len());
         let mut seen = HashSet::new();
         let before = device.instances.len();
         device.instances.retain(|it| {

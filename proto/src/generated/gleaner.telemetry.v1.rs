@@ -658,6 +658,24 @@ pub struct Device {
     /// Absent = the driver does not say.
     #[prost(bool, optional, tag = "13")]
     pub mig_on: ::core::option::Option<bool>,
+    /// Errors that the driver reported since the agent started; a code that is missing was not heard of.
+    #[prost(message, repeated, tag = "14")]
+    pub xids: ::prost::alloc::vec::Vec<Xid>,
+    /// Errors are being listened for. While it is false, that a count does not rise means nothing.
+    #[prost(bool, tag = "15")]
+    pub hears_xids: bool,
+}
+/// An error that the driver reports by number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Xid {
+    /// 999 = the driver did not know which.
+    #[prost(uint64, tag = "1")]
+    pub code: u64,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
+    /// CLOCK_REALTIME of the node when the agent heard of the newest one.
+    #[prost(int64, tag = "3")]
+    pub last_real_ns: i64,
 }
 /// One figure of a device, in the unit that its kind says. Counters start where the driver says.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

@@ -7,6 +7,7 @@
 mod cuda;
 mod figures;
 mod tracing;
+mod xids;
 
 use std::collections::BTreeMap;
 
@@ -95,6 +96,7 @@ pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     write_info(text, updates);
     write_readings(text, updates);
     figures::write(text, &devices(updates).collect::<Vec<_>>());
+    xids::write(text, &devices(updates).collect::<Vec<_>>());
     write_health(text, updates);
     write_classes(text, updates);
     write_tenant_memory(text, updates);

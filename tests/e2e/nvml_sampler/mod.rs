@@ -4,8 +4,10 @@
 //! The sampler is told the time of each tick, so waits of the product cost no time here.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
+mod events;
 mod figures;
 mod rig;
+mod samples;
 
 use std::path::Path;
 use std::time::Duration;
@@ -339,7 +341,7 @@ async fn work_that_was_counted_is_not_counted_again() {
 #[tokio::test]
 async fn without_samples_a_process_is_not_idle_but_unknown() {
     let mut rig = Rig::new(Scenario::with_gpus(1));
-    rig.fail("nvmlDeviceGetProcessUtilization", UNKNOWN);
+    rig.fail("nvmlDeviceGetProcessesUtilizationInfo", UNKNOWN);
     let tenant = rig.tenant(&["--launches-per-second", "100"]);
     let listed = |it: &NvmlReadings| device(it, 0).instances[0].processes.clone().unwrap();
     let readings = rig.until(|it| !listed(it).is_empty()).await;

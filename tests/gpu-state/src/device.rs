@@ -119,6 +119,11 @@ impl Node {
         Some(self.slots().filter_map(sample).collect())
     }
 
+    /// Unix time in microseconds.
+    pub fn unix_us(&self) -> u64 {
+        clock::real_ns() / 1_000
+    }
+
     fn held(&self, slot: usize, life: Life, device: usize) -> u64 {
         match life {
             Life::Dead { since_ns, .. } if !self.keeps(since_ns) => 0,

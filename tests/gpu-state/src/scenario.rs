@@ -63,9 +63,17 @@ pub struct Gpu {
     pub bar1_used_mib: u64,
     /// `None`: the driver does not say.
     pub accounting_on: Option<bool>,
+    /// As on Blackwell: the older call for the utilisation of processes answers, and says 0.
+    pub legacy_samples_are_zero: bool,
     pub engines: Engines,
     /// `None`: the device is in no NVLink fabric.
     pub fabric: Option<Fabric>,
+    /// XIDs that were raised, oldest first. Who registers for events hears those that are added later.
+    pub xids: Vec<u64>,
+    /// Rows of the process lists, beside those of processes that really have a context.
+    pub processes: Vec<Row>,
+    /// Rows of the utilisation of processes, beside those of processes that really launched.
+    pub samples: Vec<SampleRow>,
     /// Values of `nvmlDeviceGetFieldValues` by field number, as the driver of this version counts. A
     /// number that is missing is not supported; one that is 2^32 - 1 or 2^64 - 1 is not known.
     pub fields: BTreeMap<String, u64>,
@@ -81,6 +89,38 @@ pub struct Engines {
     pub decoder: Option<u32>,
     pub jpeg: Option<u32>,
     pub optical_flow: Option<u32>,
+}
+
+/// A row of a process list.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Row {
+    pub list: List,
+    pub pid: u32,
+    /// `None`: the driver does not know, and sets all bits.
+    pub memory_mib: Option<u64>,
+    /// Where MIG is on: the instance that it is on.
+    pub gpu_instance: Option<u32>,
+    pub compute_instance: Option<u32>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum List {
+    #[default]
+    Compute,
+    Graphics,
+    Mps,
+}
+
+/// A row of the utilisation of processes.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SampleRow {
+    pub pid: u32,
+    pub sm: u32,
+    /// Unix time in microseconds; `None` = the time of the call, so that every call has it anew.
+    pub at_us: Option<u64>,
 }
 
 /// By the numbers of `nvml.h`.
@@ -192,6 +232,7 @@ impl Gpu {
             bar1_mib: Some(131_072),
             bar1_used_mib: 1,
             accounting_on: Some(false),
+            legacy_samples_are_zero: false,
             engines: Engines {
                 encoder: None,
                 decoder: Some(0),
@@ -199,6 +240,9 @@ impl Gpu {
                 optical_flow: Some(0),
             },
             fabric: None,
+            xids: Vec::new(),
+            processes: Vec::new(),
+            samples: Vec::new(),
             fields: H100_FIELDS.map(|(id, value)| (id.to_string(), value)).into(),
             nvml_fails: BTreeMap::new(),
         }

@@ -1,29 +1,52 @@
-//! Event sets: they exist and nothing ever happens in them.
+//! Event sets: the XIDs of the scenario, from the moment at which a device was registered.
 #![expect(unsafe_code, reason = "exports a C ABI")]
 
 use std::ffi::{c_uint, c_ulonglong};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t};
 
-use crate::codes::{Code, INVALID_ARGUMENT, SUCCESS, TIMEOUT};
+use crate::codes::{Code, GPU_IS_LOST, INVALID_ARGUMENT, SUCCESS, TIMEOUT};
 use crate::out::store;
 use crate::session::{about, about_node};
 
 /// `nvmlEventTypeXidCriticalError`.
 const XID: c_ulonglong = 8;
 
-/// There is no state in a set, so all sets are one.
-const SET: usize = 0x6000;
+/// What NVML fills in where there are no MIG instances.
+const NO_INSTANCE: c_uint = c_uint::MAX;
 
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlEventSetCreate(set: *mut nvmlEventSet_t) -> Code {
-    // SAFETY: nvml.h asks the caller for one handle.
-    about_node(|_| unsafe { store(set, std::ptr::without_provenance_mut(SET)) })
+/// How often a waiting call looks at the scenario.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Devices, each with how many of its XIDs were told.
+#[derive(Debug, Default)]
+struct Set(Mutex<Vec<Registered>>);
+
+#[derive(Clone, Copy, Debug)]
+struct Registered {
+    /// The handle's address, by which it is told.
+    device: usize,
+    told: usize,
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn nvmlEventSetFree(_set: nvmlEventSet_t) -> Code {
+unsafe extern "C" fn nvmlEventSetCreate(set: *mut nvmlEventSet_t) -> Code {
+    about_node(|_| {
+        let new = Box::into_raw(Box::<Set>::default());
+        // SAFETY: nvml.h asks the caller for one handle.
+        unsafe { store(set, new.cast()) }
+    })
+}
+
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlEventSetFree(set: nvmlEventSet_t) -> Code {
+    if set.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    // SAFETY: nvml.h asks for a set that was created and is freed once.
+    drop(unsafe { Box::from_raw(set.cast::<Set>()) });
     SUCCESS
 }
 
@@ -39,22 +62,75 @@ unsafe extern "C" fn nvmlDeviceGetSupportedEventTypes(
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn nvmlDeviceRegisterEvents(
+unsafe extern "C" fn nvmlDeviceRegisterEvents(
     device: nvmlDevice_t,
     types: c_ulonglong,
-    _set: nvmlEventSet_t,
+    set: nvmlEventSet_t,
 ) -> Code {
-    about("nvmlDeviceRegisterEvents", device, |_| {
-        if types & !XID == 0 { SUCCESS } else { INVALID_ARGUMENT }
+    about("nvmlDeviceRegisterEvents", device, |it| {
+        if types & !XID != 0 || set.is_null() {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: not null, and nvml.h asks for a set that was created.
+        let set = unsafe { &*set.cast::<Set>() };
+        let told = it.gpu().xids.len();
+        let mut devices = set.0.lock().expect("nothing panics while it is held");
+        devices.push(Registered { device: device.addr(), told });
+        SUCCESS
     })
 }
 
 #[unsafe(no_mangle)]
-extern "C" fn nvmlEventSetWait_v2(
-    _set: nvmlEventSet_t,
-    _data: *mut nvmlEventData_t,
+unsafe extern "C" fn nvmlEventSetWait_v2(
+    set: nvmlEventSet_t,
+    data: *mut nvmlEventData_t,
     timeout_ms: c_uint,
 ) -> Code {
-    std::thread::sleep(Duration::from_millis(timeout_ms.into()));
-    TIMEOUT
+    if set.is_null() {
+        return INVALID_ARGUMENT;
+    }
+    // SAFETY: not null, and nvml.h asks for a set that was created.
+    let set = unsafe { &*set.cast::<Set>() };
+    let timeout = Duration::from_millis(timeout_ms.into());
+    let mut waited = Duration::ZERO;
+    loop {
+        match set.next() {
+            // SAFETY: nvml.h asks the caller for one structure.
+            Ok(Some(event)) => return unsafe { store(data, event) },
+            Err(code) => return code,
+            Ok(None) if waited >= timeout => return TIMEOUT,
+            Ok(None) => {}
+        }
+        let step = STEP.min(timeout - waited);
+        std::thread::sleep(step);
+        waited += step;
+    }
+}
+
+impl Set {
+    fn next(&self) -> Result<Option<nvmlEventData_t>, Code> {
+        let mut devices = self.0.lock().expect("nothing panics while it is held");
+        for registered in devices.iter_mut() {
+            let device: nvmlDevice_t = std::ptr::without_provenance_mut(registered.device);
+            let mut found = None;
+            let code = about("nvmlEventSetWait_v2", device, |it| {
+                found = it.gpu().xids.get(registered.told).copied();
+                SUCCESS
+            });
+            if code == GPU_IS_LOST {
+                return Err(code);
+            }
+            if let Some(xid) = found {
+                registered.told += 1;
+                return Ok(Some(nvmlEventData_t {
+                    device,
+                    eventType: XID,
+                    eventData: xid,
+                    gpuInstanceId: NO_INSTANCE,
+                    computeInstanceId: NO_INSTANCE,
+                }));
+            }
+        }
+        Ok(None)
+    }
 }

@@ -4,16 +4,23 @@
 use std::ffi::{c_uint, c_ulonglong};
 
 use gpu_state::device::{Process, Sample};
+use gpu_state::scenario::{List, Row};
 use nvml_wrapper_sys::bindings::{
-    nvmlDevice_t, nvmlProcessInfo_t, nvmlProcessInfo_v2_t, nvmlProcessUtilizationSample_t,
+    nvmlDevice_t, nvmlProcessInfo_t, nvmlProcessInfo_v2_t, nvmlProcessUtilizationInfo_v1_t,
+    nvmlProcessUtilizationSample_t, nvmlProcessesUtilizationInfo_t,
 };
 
-use crate::codes::{Code, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_FOUND, UNKNOWN};
+use crate::codes::{
+    Code, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_FOUND, UNKNOWN, VERSION_MISMATCH,
+};
 use crate::out::{store, store_list};
-use crate::session::about;
+use crate::session::{Target, about};
 
 /// What NVML fills in where there are no MIG instances.
 const NO_INSTANCE: c_uint = c_uint::MAX;
+
+/// As `NVML_STRUCT_VERSION(ProcessesUtilizationInfo, 1)` puts them into one word.
+const PROCESSES_V1: usize = size_of::<nvmlProcessesUtilizationInfo_t>() | (1 << 24);
 
 /// Samples that the driver's ring can hold, as the sizing call reports them.
 const RING_SAMPLES: c_uint = 100;
@@ -44,9 +51,9 @@ unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
     count: *mut c_uint,
     infos: *mut nvmlProcessInfo_t,
 ) -> Code {
-    about("nvmlDeviceGetGraphicsRunningProcesses_v3", device, |_| {
+    about("nvmlDeviceGetGraphicsRunningProcesses_v3", device, |it| {
         // SAFETY: nvml.h asks the caller for `count` structures.
-        unsafe { store_list(count, infos, &[]) }
+        unsafe { store_list(count, infos, &rows(it, List::Graphics)) }
     })
 }
 
@@ -56,9 +63,9 @@ unsafe extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses_v3(
     count: *mut c_uint,
     infos: *mut nvmlProcessInfo_t,
 ) -> Code {
-    about("nvmlDeviceGetMPSComputeRunningProcesses_v3", device, |_| {
+    about("nvmlDeviceGetMPSComputeRunningProcesses_v3", device, |it| {
         // SAFETY: nvml.h asks the caller for `count` structures.
-        unsafe { store_list(count, infos, &[]) }
+        unsafe { store_list(count, infos, &rows(it, List::Mps)) }
     })
 }
 
@@ -80,7 +87,10 @@ unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
             unsafe { store(count, RING_SAMPLES) };
             return INSUFFICIENT_SIZE;
         }
-        let Some(samples) = it.node.process_samples(it.index, last_seen) else { return UNKNOWN };
+        let Some(mut samples) = samples(it, last_seen) else { return UNKNOWN };
+        if it.gpu().legacy_samples_are_zero {
+            samples.iter_mut().for_each(|it| it.sm_percent = 0);
+        }
         let samples: Vec<_> = samples.into_iter().map(sample).collect();
         if samples.is_empty() {
             return NOT_FOUND;
@@ -88,6 +98,44 @@ unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
         // SAFETY: nvml.h asks the caller for `count` structures.
         unsafe { store_list(count, utilization, &samples) }
     })
+}
+
+/// As the older call, with a version in the structure and its own room for rows.
+#[unsafe(no_mangle)]
+unsafe extern "C" fn nvmlDeviceGetProcessesUtilizationInfo(
+    device: nvmlDevice_t,
+    info: *mut nvmlProcessesUtilizationInfo_t,
+) -> Code {
+    about("nvmlDeviceGetProcessesUtilizationInfo", device, |it| {
+        if info.is_null() {
+            return INVALID_ARGUMENT;
+        }
+        // SAFETY: not null, and nvml.h asks the caller for one structure with its version filled in.
+        let info = unsafe { &mut *info };
+        if usize::try_from(info.version) != Ok(PROCESSES_V1) {
+            return VERSION_MISMATCH;
+        }
+        let Some(samples) = samples(it, info.lastSeenTimeStamp) else { return UNKNOWN };
+        let samples: Vec<_> = samples.into_iter().map(newer_sample).collect();
+        if samples.is_empty() {
+            return NOT_FOUND;
+        }
+        // SAFETY: nvml.h asks the caller for room for `processSamplesCount` structures.
+        unsafe { store_list(&raw mut info.processSamplesCount, info.procUtilArray, &samples) }
+    })
+}
+
+/// Of processes that launched, and of the scenario; only those newer than `last_seen`.
+fn samples(target: &Target, last_seen: c_ulonglong) -> Option<Vec<Sample>> {
+    let mut samples = target.node.process_samples(target.index, last_seen)?;
+    let now = target.node.unix_us();
+    let rows = target.gpu().samples.iter().map(|it| Sample {
+        pid: it.pid,
+        timestamp_us: it.at_us.unwrap_or(now),
+        sm_percent: it.sm,
+    });
+    samples.extend(rows.filter(|it| it.timestamp_us > last_seen));
+    Some(samples)
 }
 
 /// # Safety
@@ -100,7 +148,8 @@ unsafe fn compute(
 ) -> Code {
     about(call, device, |it| {
         let Some(processes) = it.node.processes(it.index) else { return UNKNOWN };
-        let processes: Vec<_> = processes.into_iter().map(info).collect();
+        let mut processes: Vec<_> = processes.into_iter().map(info).collect();
+        processes.extend(rows(it, List::Compute));
         // SAFETY: by the contract above.
         unsafe { store_list(count, infos, &processes) }
     })
@@ -112,6 +161,34 @@ fn info(process: Process) -> nvmlProcessInfo_t {
         usedGpuMemory: process.memory_bytes,
         gpuInstanceId: NO_INSTANCE,
         computeInstanceId: NO_INSTANCE,
+    }
+}
+
+/// What the scenario adds to one of the lists.
+fn rows(target: &Target, list: List) -> Vec<nvmlProcessInfo_t> {
+    let rows = target.gpu().processes.iter().filter(|it| it.list == list);
+    rows.map(row).collect()
+}
+
+fn row(row: &Row) -> nvmlProcessInfo_t {
+    nvmlProcessInfo_t {
+        pid: row.pid,
+        usedGpuMemory: row.memory_mib.map_or(c_ulonglong::MAX, |it| it << 20),
+        gpuInstanceId: row.gpu_instance.unwrap_or(NO_INSTANCE),
+        computeInstanceId: row.compute_instance.unwrap_or(NO_INSTANCE),
+    }
+}
+
+fn newer_sample(sample: Sample) -> nvmlProcessUtilizationInfo_v1_t {
+    nvmlProcessUtilizationInfo_v1_t {
+        timeStamp: sample.timestamp_us,
+        pid: sample.pid,
+        smUtil: sample.sm_percent,
+        memUtil: sample.sm_percent / 2,
+        encUtil: 0,
+        decUtil: 0,
+        jpgUtil: 0,
+        ofaUtil: 0,
     }
 }
 

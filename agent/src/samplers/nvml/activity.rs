@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::units::Percent;
-use crate::samplers::nvml::answers::{Answers, Call, Refusal, Sample};
+use crate::samplers::nvml::answers::{Answers, Sample};
 
 /// How far back a device is asked for the first time. The ring reaches back for minutes, and
 /// what was before this agent looked belongs to no tick of it.
@@ -62,7 +62,7 @@ impl Cursor {
         now_us: u64,
         answers: &Answers,
     ) -> Activity {
-        let silent = answers.refused.get(&Call::ProcessUtilization) == Some(&Refusal::NotFound);
+        let silent = answers.nobody_was_active();
         let samples = match &answers.samples {
             Some(samples) => samples.as_slice(),
             None if silent => &[],
@@ -165,13 +165,15 @@ mod tests {
 
     #[test]
     fn only_not_found_means_that_nobody_was_active() {
-        let consume = |refusal| {
-            let answers = Answers::refused(Call::ProcessUtilization, refusal);
+        let consume = |call, refusal| {
+            let answers = Answers::refused(call, refusal);
             Cursor::default().consume(0, NOW, &answers)
         };
-        assert_eq!(consume(Refusal::NotFound), Activity::Known(BTreeMap::new()));
+        for call in [Call::ProcessUtilization, Call::ProcessesUtilization] {
+            assert_eq!(consume(call, Refusal::NotFound), Activity::Known(BTreeMap::new()));
+        }
         for refusal in [Refusal::Failed, Refusal::NotSupported, Refusal::Denied, Refusal::GpuLost] {
-            assert_eq!(consume(refusal), Activity::Unknown);
+            assert_eq!(consume(Call::ProcessesUtilization, refusal), Activity::Unknown);
         }
         assert_eq!(Cursor::default().consume(0, NOW, &Answers::default()), Activity::Unknown);
     }

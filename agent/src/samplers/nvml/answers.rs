@@ -29,7 +29,10 @@ pub enum Call {
     ComputeProcesses,
     GraphicsProcesses,
     MpsProcesses,
+    /// Of older drivers; from Blackwell on it answers, and says 0.
     ProcessUtilization,
+    /// From the 550 branch on.
+    ProcessesUtilization,
     MigDevices,
     /// `nvmlDeviceGetFieldValues`, for all fields at once.
     Fields,
@@ -153,7 +156,7 @@ pub(crate) struct Listing {
 // === impl Call ===
 
 impl Call {
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 26] = [
         Self::Open,
         Self::List,
         Self::Handle,
@@ -169,6 +172,7 @@ impl Call {
         Self::GraphicsProcesses,
         Self::MpsProcesses,
         Self::ProcessUtilization,
+        Self::ProcessesUtilization,
         Self::MigDevices,
         Self::Fields,
         Self::Encoder,
@@ -221,6 +225,7 @@ impl Call {
             Self::GraphicsProcesses => "graphics_processes",
             Self::MpsProcesses => "mps_processes",
             Self::ProcessUtilization => "process_utilization",
+            Self::ProcessesUtilization => "processes_utilization",
             Self::MigDevices => "mig_devices",
             Self::Fields => "fields",
             Self::Encoder => "encoder",
@@ -241,6 +246,12 @@ impl Answers {
     /// Nothing was asked, because this was refused first.
     pub(crate) fn refused(call: Call, refusal: Refusal) -> Self {
         Self { refused: BTreeMap::from([(call, refusal)]), ..Self::default() }
+    }
+
+    /// The driver has no sample that is newer than the cursor: of whichever call it was asked with.
+    pub(crate) fn nobody_was_active(&self) -> bool {
+        let calls = [Call::ProcessesUtilization, Call::ProcessUtilization];
+        calls.iter().any(|it| self.refused.get(it) == Some(&Refusal::NotFound))
     }
 
     /// The device or the driver was found to be gone.

@@ -95,6 +95,10 @@ impl Library {
         Ok(Self { nvml: Arc::new(nvml), driver_version, cuda_version })
     }
 
+    pub(crate) fn nvml(&self) -> &Nvml {
+        &self.nvml
+    }
+
     pub(crate) fn device_count(&self) -> Result<u32, Refusal> {
         self.nvml.device_count().map_err(|it| refusal(&it))
     }
@@ -210,7 +214,7 @@ fn ask(round: &mut Round<'_, '_>, last_seen_us: u64) -> Answers {
         compute: round.ask(Call::ComputeProcesses, compute_processes),
         graphics: round.ask(Call::GraphicsProcesses, graphics_processes),
         mps: round.ask(Call::MpsProcesses, mps_processes),
-        samples: round.ask(Call::ProcessUtilization, |it| samples(it, last_seen_us)),
+        samples: samples(round, last_seen_us),
         mig: round.ask(Call::MigDevices, |it| mig_devices(it, plan.lists_processes)),
         ..Answers::default()
     }
@@ -333,7 +337,57 @@ fn processes(
     Ok(rows.into_iter().map(|it| Listed { pid: it.pid, memory: it.usedGpuMemory }).collect())
 }
 
-fn samples(device: &nvml_wrapper::Device<'_>, last_seen_us: u64) -> Result<Vec<Sample>, NvmlError> {
+/// By the newer call where the driver has it. A newer call that fails is not answered by the older
+/// one, whose 0 may mean nothing.
+fn samples(round: &mut Round<'_, '_>, last_seen_us: u64) -> Option<Vec<Sample>> {
+    let newer = round.ask(Call::ProcessesUtilization, |it| newer_samples(it, last_seen_us));
+    let refusal = round.refused.get(&Call::ProcessesUtilization);
+    if newer.is_some() || refusal.is_some_and(|it| !it.is_a_fact()) {
+        return newer;
+    }
+    round.ask(Call::ProcessUtilization, |it| older_samples(it, last_seen_us))
+}
+
+fn newer_samples(
+    device: &nvml_wrapper::Device<'_>,
+    last_seen_us: u64,
+) -> Result<Vec<Sample>, NvmlError> {
+    let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessesUtilizationInfo.as_ref())?;
+    let version = size_of::<sys::nvmlProcessesUtilizationInfo_v1_t>() | 1 << 24;
+    let blank = sys::nvmlProcessUtilizationInfo_v1_t {
+        timeStamp: 0,
+        pid: 0,
+        smUtil: 0,
+        memUtil: 0,
+        encUtil: 0,
+        decUtil: 0,
+        jpgUtil: 0,
+        ofaUtil: 0,
+    };
+    let rows = rows(blank, |rows, count| {
+        let mut request = sys::nvmlProcessesUtilizationInfo_v1_t {
+            version: c_uint::try_from(version).expect("the structure is small"),
+            processSamplesCount: *count,
+            lastSeenTimeStamp: last_seen_us,
+            procUtilArray: rows.as_mut_ptr(),
+        };
+        // SAFETY: nvml.h asks for an array of as many rows as `processSamplesCount` says.
+        let code = unsafe { symbol(handle(device), &raw mut request) };
+        *count = request.processSamplesCount;
+        code
+    })?;
+    let sample = |it: sys::nvmlProcessUtilizationInfo_v1_t| Sample {
+        pid: it.pid,
+        at_us: it.timeStamp,
+        sm: it.smUtil,
+    };
+    Ok(rows.into_iter().map(sample).collect())
+}
+
+fn older_samples(
+    device: &nvml_wrapper::Device<'_>,
+    last_seen_us: u64,
+) -> Result<Vec<Sample>, NvmlError> {
     let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessUtilization.as_ref())?;
     let blank = sys::nvmlProcessUtilizationSample_t {
         pid: 0,
@@ -380,7 +434,7 @@ fn handle(device: &nvml_wrapper::Device<'_>) -> sys::nvmlDevice_t {
     unsafe { device.handle() }
 }
 
-fn refusal(error: &NvmlError) -> Refusal {
+pub(crate) fn refusal(error: &NvmlError) -> Refusal {
     match error {
         NvmlError::NotSupported
         | NvmlError::FunctionNotFound

@@ -46,6 +46,7 @@ fn is_evidence(call: Call) -> bool {
         | Call::GraphicsProcesses
         | Call::MpsProcesses
         | Call::ProcessUtilization
+        | Call::ProcessesUtilization
         | Call::MigDevices => true,
         Call::Open
         | Call::List

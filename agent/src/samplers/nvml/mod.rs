@@ -9,6 +9,7 @@ pub mod activity;
 pub mod answers;
 pub mod decode;
 pub mod driver;
+pub mod events;
 pub mod figures;
 pub mod health;
 pub mod lister;
@@ -25,10 +26,11 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::config;
 use crate::model::ids::{DeviceId, ProcessId};
-use crate::model::readings::{NvmlReadings, NvmlState};
+use crate::model::readings::{DeviceReading, NvmlReadings, NvmlState};
 use crate::model::units::BootNs;
 use crate::samplers::nvml::answers::{Call, Listing, Refusal, Report};
 use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
+use crate::samplers::nvml::events::Events;
 use crate::samplers::nvml::lister::Lister;
 use crate::samplers::nvml::tracked::{DeviceStats, Tracked};
 use crate::samplers::nvml::workers::{LibraryError, List, Message, Worker};
@@ -58,6 +60,7 @@ pub struct Sampler {
     devices: BTreeMap<DeviceId, Tracked>,
     unlisted: u32,
     errors: BTreeMap<Call, u64>,
+    events: Events,
 }
 
 /// The sampler's own figures. The labels are a closed set.
@@ -69,6 +72,9 @@ pub struct NvmlStats {
     /// Devices that the driver counts and that cannot be read: no permission, hung or lost before
     /// their UUID was known, or more than 64.
     pub unlisted: u32,
+    /// Times since the start at which the driver may have reported an error that nobody heard, by
+    /// reason.
+    pub event_gaps: BTreeMap<&'static str, u64>,
 }
 
 /// Names the processes of a reading; those that are gone keep `None`.
@@ -120,6 +126,7 @@ impl Sampler {
             devices: BTreeMap::new(),
             unlisted: 0,
             errors: Call::ALL.into_iter().map(|it| (it, 0)).collect(),
+            events: Events::default(),
         }
     }
 
@@ -137,11 +144,16 @@ impl Sampler {
             for device in self.devices.values_mut() {
                 device.ask(at, library, &self.sender);
             }
+            self.events.listen(library, self.devices.keys());
         }
         self.wait(at).await;
         self.note_silence(at);
+        self.events.hear();
         let devices = self.devices.iter_mut();
-        let devices = devices.filter_map(|(id, it)| Some((id.clone(), it.reading(at)?)));
+        let devices = devices.filter_map(|(id, it)| {
+            let (xids, hears_xids) = self.events.of(id);
+            Some((id.clone(), DeviceReading { xids, hears_xids, ..it.reading(at)? }))
+        });
         let devices = devices.collect();
         let state = self.state.clone();
         let state = state.unwrap_or_else(|| NvmlState::Failed("NVML was not asked yet".to_owned()));
@@ -155,6 +167,7 @@ impl Sampler {
             errors: self.errors.iter().map(|(call, count)| (call.as_str(), *count)).collect(),
             devices: devices.map(|(id, it)| (id.clone(), it.stats().clone())).collect(),
             unlisted: self.unlisted,
+            event_gaps: self.events.gaps().collect(),
         }
     }
 
@@ -279,6 +292,7 @@ impl Sampler {
         if let Some(lister) = &mut self.lister {
             lister.close();
         }
+        self.events.close();
         self.devices.values_mut().for_each(Tracked::close);
     }
 

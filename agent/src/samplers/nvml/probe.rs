@@ -84,7 +84,12 @@ impl Plan {
             Call::ComputeProcesses
             | Call::GraphicsProcesses
             | Call::MpsProcesses
-            | Call::ProcessUtilization => instances == Instances::Whole && facts.host_pids,
+            | Call::ProcessesUtilization => instances == Instances::Whole && facts.host_pids,
+            // On new devices it answers and says 0, so that it is for drivers without the other.
+            Call::ProcessUtilization => {
+                let newer_is_missing = facts.missing.contains(&Call::ProcessesUtilization);
+                instances == Instances::Whole && facts.host_pids && newer_is_missing
+            }
             Call::MigDevices => instances == Instances::Mig,
             _ => true,
         };
@@ -131,11 +136,12 @@ mod tests {
     use super::{Facts, Instances, Plan, is_host_pid_namespace};
     use crate::samplers::nvml::answers::{Answers, Call, Refusal};
 
-    const PROCESSES: [Call; 4] = [
+    const PROCESSES: [Call; 5] = [
         Call::ComputeProcesses,
         Call::GraphicsProcesses,
         Call::MpsProcesses,
         Call::ProcessUtilization,
+        Call::ProcessesUtilization,
     ];
 
     fn capable() -> Answers {
@@ -152,14 +158,34 @@ mod tests {
         assert_eq!(plan.not_asked().collect::<Vec<_>>(), without);
     }
 
+    /// Of a whole device whose driver has the newer call.
+    const NEEDLESS: [Call; 2] = [Call::ProcessUtilization, Call::MigDevices];
+
     #[test]
     fn losing_a_capability_loses_its_question_only() {
-        check(plan(&capable(), true), Instances::Whole, &[Call::MigDevices]);
-        for call in PROCESSES.into_iter().chain([Call::Energy, Call::Power, Call::Utilization]) {
+        check(plan(&capable(), true), Instances::Whole, &NEEDLESS);
+        for call in [Call::ComputeProcesses, Call::Energy, Call::Power, Call::Utilization] {
             for refusal in [Refusal::NotSupported, Refusal::Denied] {
                 let answers = Answers { refused: [(call, refusal)].into(), ..capable() };
-                check(plan(&answers, true), Instances::Whole, &[call, Call::MigDevices]);
+                let plan = plan(&answers, true);
+                assert_eq!(plan.instances, Instances::Whole);
+                let mut without: Vec<Call> = NEEDLESS.into_iter().chain([call]).collect();
+                without.sort();
+                assert_eq!(plan.not_asked().collect::<Vec<_>>(), without);
             }
+        }
+    }
+
+    #[test]
+    fn the_older_call_is_for_drivers_without_the_newer_one() {
+        let refused = |refusal| Answers {
+            refused: [(Call::ProcessesUtilization, refusal)].into(),
+            ..capable()
+        };
+        let older = plan(&refused(Refusal::NotSupported), true);
+        check(older, Instances::Whole, &[Call::ProcessesUtilization, Call::MigDevices]);
+        for refusal in [Refusal::NotFound, Refusal::Failed] {
+            check(plan(&refused(refusal), true), Instances::Whole, &NEEDLESS);
         }
     }
 
@@ -167,7 +193,7 @@ mod tests {
     fn a_failure_is_not_a_fact() {
         for refusal in [Refusal::Failed, Refusal::NotFound, Refusal::GpuLost] {
             let answers = Answers { refused: [(Call::Energy, refusal)].into(), ..capable() };
-            check(plan(&answers, true), Instances::Whole, &[Call::MigDevices]);
+            check(plan(&answers, true), Instances::Whole, &NEEDLESS);
         }
     }
 
@@ -175,7 +201,8 @@ mod tests {
     fn without_mig_mode_a_device_is_whole_only_if_it_has_no_mig() {
         let refused = |refusal| Answers::refused(Call::MigMode, refusal);
         let old_device = plan(&refused(Refusal::NotSupported), true);
-        check(old_device, Instances::Whole, &[Call::MigMode, Call::MigDevices]);
+        let without = [Call::MigMode, Call::ProcessUtilization, Call::MigDevices];
+        check(old_device, Instances::Whole, &without);
         for refusal in [Refusal::Failed, Refusal::Denied] {
             let plan = plan(&refused(refusal), true);
             assert_eq!(plan.instances, Instances::Unmeasurable);

@@ -154,7 +154,16 @@ impl Tracked {
             note_change(&self.id, before, health);
         }
         let (identity, figures) = (self.identity.clone(), self.figures.clone());
-        Some(DeviceReading { at, health, identity, counters, figures, instances })
+        Some(DeviceReading {
+            at,
+            health,
+            identity,
+            counters,
+            figures,
+            xids: Vec::new(),
+            hears_xids: false,
+            instances,
+        })
     }
 
     /// A device that was not asked says nothing, and is no better than it was.
