@@ -126,6 +126,13 @@ impl CudaMeter {
         let before = self.seen.get(&id).map(|it| it.holder.clone());
         // Its user may have changed with the program, its group has not.
         let now = next.holders.get(&id).filter(|it| it.kind != HolderKind::User).cloned();
+        // Its last counts may lack estimates that were in earlier ones: nothing was started anew.
+        let program = match self.seen.get(&id) {
+            Some(seen) => {
+                &CudaProcess { counts: program.counts.at_least(&seen.counts), ..program.clone() }
+            }
+            None => program,
+        };
         self.count(id, program, before.or(now).as_ref(), next);
         if let Some(mut seen) = self.seen.remove(&id) {
             seen.settle(&mut self.open);
@@ -389,6 +396,25 @@ mod tests {
                 },
             ],
             &[("next", 9, true), ("unit-10", 8, false), ("unit-10", 8, true)],
+        );
+    }
+
+    #[test]
+    fn last_counts_that_are_lower_add_nothing() {
+        check(
+            &[
+                &|it| {
+                    fixtures::hold(it, 0, 10, None);
+                    fixtures::trace(it, 10, 50);
+                },
+                &|it| {
+                    let ended = fixtures::cuda_process(1_000, fixtures::launched(48));
+                    it.cuda.replaced = vec![(fixtures::process(10), ended)];
+                    fixtures::hold(it, 0, 10, None);
+                    fixtures::trace(it, 10, 9);
+                },
+            ],
+            &[("unit-10", 59, true)],
         );
     }
 

@@ -288,6 +288,12 @@ impl CudaCounts {
         self.combine(other, u64::min)
     }
 
+    /// Of each count the larger.
+    #[must_use]
+    pub fn at_least(&self, other: &Self) -> Self {
+        self.combine(other, u64::max)
+    }
+
     #[must_use]
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
