@@ -5,6 +5,7 @@
 
 mod cause_and_effect;
 mod client;
+mod counters;
 mod failures;
 mod grpc;
 mod ledger_once;

@@ -59,6 +59,8 @@ impl Setup {
         config.collector.address = String::new();
         // Nodes of other tests run beside this one.
         config.cuda.pin_root = PathBuf::new();
+        // Counts are compared to the last call: none is estimated.
+        config.cuda.budget_percent = 100.0;
         config.http.listen = format!("127.0.0.1:{}", ports::free());
         Self { scenario: Scenario::with_gpus(count), config, build: Some(Build::Cmp) }
     }
