@@ -69,6 +69,15 @@ fn hooks(tracing: &Tracing) -> String {
             sampling.factor, sampling.reason
         );
     }
+    if let Some(costs) = &tracing.hit_costs {
+        text += &format!(
+            "; a hit costs {} ns, with its return {} ns, single-stepped {} ns ({})",
+            costs.entry_ns,
+            costs.pair_ns,
+            costs.slow_ns,
+            if costs.measured { "measured here" } else { "assumed, it could not be measured" }
+        );
+    }
     for file in &tracing.memory_held_back {
         text += &format!("; {file}");
     }

@@ -231,6 +231,7 @@ impl Agent {
             live: live.clone(),
             totals: self.pipeline.totals(seen.readings.at),
             overflow: seen.readings.cuda.overflow,
+            hit_costs: seen.readings.cuda.tracing.hit_costs,
             nvml: self.sources.nvml.stats(),
             spool,
             link,

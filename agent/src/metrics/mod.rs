@@ -28,6 +28,8 @@ pub struct Snapshot {
     pub totals: Totals,
     /// Calls of processes beyond `cuda.max_processes`: nobody's, and not lost.
     pub overflow: readings::CudaCounts,
+    /// What a hit on a hook costs; `None` where nothing is traced.
+    pub hit_costs: Option<readings::HitCosts>,
     pub nvml: NvmlStats,
     pub spool: SpoolStatus,
     pub link: LinkState,
@@ -44,6 +46,7 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
         series::write_devices(&mut text, &cuda_by_device(snapshot));
         if snapshot.live.tracing.as_ref().is_some_and(|it| it.on) {
             parts::write_overflow(&mut text, &snapshot.node, &snapshot.overflow);
+            parts::write_hit_costs(&mut text, &snapshot.node, snapshot.hit_costs);
         }
         parts::write_nvml(&mut text, &snapshot.node, &snapshot.nvml);
         parts::write_spool(&mut text, &snapshot.spool);

@@ -2,7 +2,7 @@
 
 use proto::exposition::{Family, Labels, Text};
 
-use crate::model::readings::CudaCounts;
+use crate::model::readings::{CudaCounts, HitCosts};
 use crate::samplers::nvml::NvmlStats;
 use crate::spool::SpoolStatus;
 use crate::uplink::link::LinkState;
@@ -10,6 +10,10 @@ use crate::uplink::link::LinkState;
 const OVERFLOW_LAUNCHES: Family = Family::counter(
     "gleaner_tracing_overflow_launches_total",
     "Kernel launches of processes beyond cuda.max_processes: of no tenant, and not lost.",
+);
+const HIT_COST: Family = Family::gauge(
+    "gleaner_tracing_hit_cost_seconds",
+    "What a hit on a hook costs the process that makes it, as measured when the agent started.",
 );
 const NVML_ERRORS: Family =
     Family::counter("gleaner_agent_nvml_errors_total", "NVML calls that failed, by call.");
@@ -52,6 +56,15 @@ const CONNECTED: Family = Family::gauge(
 
 pub(super) fn write_overflow(text: &mut Text, node: &str, overflow: &CudaCounts) {
     text.family(OVERFLOW_LAUNCHES).count(&Labels::new([("node", node)]), Some(overflow.launches()));
+}
+
+pub(super) fn write_hit_costs(text: &mut Text, node: &str, costs: Option<HitCosts>) {
+    text.family(HIT_COST);
+    let Some(costs) = costs else { return };
+    let kinds = [("entry", costs.entry_ns), ("pair", costs.pair_ns), ("stepped", costs.slow_ns)];
+    for (kind, cost) in kinds {
+        text.seconds(&Labels::new([("node", node), ("kind", kind)]), cost.into());
+    }
 }
 
 pub(super) fn write_nvml(text: &mut Text, node: &str, stats: &NvmlStats) {

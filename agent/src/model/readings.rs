@@ -179,6 +179,21 @@ pub struct Tracing {
     pub memory_held_back: Vec<String>,
     /// Why hooks and counts end with the agent; `None` = they outlive it until the next one.
     pub unpinned: Option<String>,
+    /// What a hit costs the process that makes it; `None` where nothing is traced.
+    pub hit_costs: Option<HitCosts>,
+}
+
+/// What one hit on a hook costs here, in nanoseconds, by what the kernel has to do for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HitCosts {
+    /// At an instruction that the kernel emulates.
+    pub entry_ns: u64,
+    /// The same, and the return of the function.
+    pub pair_ns: u64,
+    /// At an instruction that it must single-step.
+    pub slow_ns: u64,
+    /// Measured on this machine, or assumed.
+    pub measured: bool,
 }
 
 /// Hooks are on for a part of the time only; counts are scaled by what that part was.

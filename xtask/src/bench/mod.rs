@@ -4,6 +4,7 @@
 //! come from here, with the command.
 
 mod agent;
+mod governor;
 mod probes;
 mod report;
 
@@ -17,6 +18,8 @@ pub(crate) enum Bench {
     Probes,
     /// CPU and memory of the agent at 8 simulated GPUs and 20 processes.
     Agent,
+    /// What tracing costs a process that launches as fast as it can; needs root.
+    Governor,
 }
 
 /// Fails when a target is missed, after the report.
@@ -24,6 +27,7 @@ pub(crate) fn run(bench: Bench, json: bool) -> anyhow::Result<()> {
     let report = match bench {
         Bench::Probes => Report { bench: "probes", rows: probes::run()? },
         Bench::Agent => Report { bench: "agent", rows: agent::run()? },
+        Bench::Governor => Report { bench: "governor", rows: governor::run()? },
     };
     if json {
         println!("{}", serde_json::to_string(&report)?);

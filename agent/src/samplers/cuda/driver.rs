@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 use super::bpf::driver::{self as bpf, Batch, Cursor, Found, LinkInfo, Moment, Places};
 use super::bpf::multi::{MultiError, Programs};
 use super::governor::calibration;
-use super::governor::cost::HitCosts;
+use super::governor::cost::ASSUMED;
 use super::governor::driver::Hands;
 use super::governor::gates::Gates;
 use super::hooks::{Group, Kind};
@@ -31,6 +31,7 @@ use super::log::Bridge;
 use super::pins;
 use super::pins::driver::{Link, Pins};
 use super::probe::Point;
+use crate::model::readings::HitCosts;
 use crate::samplers::process::decode as records;
 use crate::samplers::process::decode::FileId;
 use crate::samplers::process::driver::{self as process, Proc, ProcessError, Tracepoint};
@@ -310,12 +311,12 @@ impl Kernel {
 
     /// What hits cost on this machine, or what they may cost where that cannot be measured.
     pub(crate) fn hit_costs(&mut self) -> HitCosts {
-        let Some(programs) = &self.multi else { return HitCosts::ASSUMED };
+        let Some(programs) = &self.multi else { return ASSUMED };
         let measured = calibration::driver::measure(programs);
         self.remove(std::process::id());
         measured.unwrap_or_else(|error| {
             tracing::warn!("what a hit costs is assumed, not measured: {error}");
-            HitCosts::ASSUMED
+            ASSUMED
         })
     }
 

@@ -7,7 +7,7 @@ pub mod bpf;
 mod decode;
 mod driver;
 mod govern;
-pub mod governor;
+mod governor;
 pub(crate) mod hooks;
 pub mod library;
 mod lives;
@@ -26,11 +26,10 @@ use tokio::io::unix::AsyncFd;
 
 use crate::clock;
 use crate::config;
-use crate::model::readings::{Change, CudaReadings, Tracing};
+use crate::model::readings::{Change, CudaReadings, HitCosts, Tracing};
 use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
 use driver::{Kernel, KernelError};
-use governor::cost::HitCosts;
 use governor::driver::Governing;
 use library::Libraries;
 use library::coverage::LibraryCoverage;
@@ -148,15 +147,6 @@ impl Tracer {
         tracing::debug!(took_ms, "tracing of CUDA calls has stopped");
     }
 
-    /// What a hit costs the process that makes it; `None` where nothing is traced.
-    #[must_use]
-    pub fn hit_costs(&self) -> Option<HitCosts> {
-        match &self.state {
-            State::On(running) => Some(running.costs),
-            State::Off { .. } => None,
-        }
-    }
-
     /// What is hooked in each library file, for people.
     #[must_use]
     pub fn coverage(&self) -> Vec<LibraryCoverage> {
@@ -264,6 +254,7 @@ impl Running {
             hooks_slow: totals.slow,
             lost: decode::lost(lost, self.lives.lost()),
             sampling: self.sampling(),
+            hit_costs: Some(self.costs),
             memory_held_back: libraries.memory_held_back(),
             unpinned: self.kernel.unpinned().map(str::to_owned),
         }

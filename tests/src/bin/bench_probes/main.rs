@@ -176,7 +176,9 @@ impl Subject {
     /// Memory hooks are held back for a moment where another process could not be looked at.
     fn trace(&self) -> anyhow::Result<(Tracer, Vec<Places>)> {
         let libraries = vec![self.refusing.0.clone(), self.working.0.clone()];
-        let config = config::Cuda { libraries, pin_root: None, ..config::Cuda::default() };
+        // A budget would have hooks taken off.
+        let config =
+            config::Cuda { libraries, pin_root: None, budget: None, ..config::Cuda::default() };
         let mut tries = 0;
         loop {
             let mut tracer = Tracer::start(&config, Path::new("/proc"));

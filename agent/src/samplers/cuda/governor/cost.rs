@@ -4,37 +4,23 @@ use std::collections::BTreeMap;
 
 use agent_ebpf::{COUNTERS, Counter};
 
+use crate::model::readings::HitCosts;
 use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::probe::Point;
 
 /// Parts of one: a share of time, or of a CPU, is given in millionths.
 pub(crate) const MILLION: u64 = 1_000_000;
 
-/// What one hit costs here, in nanoseconds, by what the kernel has to do for it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HitCosts {
-    /// At an instruction that the kernel emulates.
-    pub entry_ns: u64,
-    /// The same, and the return of the function.
-    pub pair_ns: u64,
-    /// At an instruction that it must single-step.
-    pub slow_ns: u64,
-    /// Measured on this machine, or assumed.
-    pub measured: bool,
-}
+/// Where nothing could be measured: the dearest that was seen in virtual machines, so that the
+/// budget is rather kept than not.
+pub(crate) const ASSUMED: HitCosts =
+    HitCosts { entry_ns: 680, pair_ns: 1_300, slow_ns: 12_000, measured: false };
 
-impl HitCosts {
-    /// Where nothing could be measured: the dearest of what research/ebpf-cuda.md (section 6) saw
-    /// in virtual machines, so that the budget is rather kept than not.
-    pub(crate) const ASSUMED: Self =
-        Self { entry_ns: 680, pair_ns: 1_300, slow_ns: 12_000, measured: false };
-
-    fn of(self, point: &Point) -> u64 {
-        let entry = if point.place.slow { self.slow_ns } else { self.entry_ns };
-        match point.hook.kind.return_program() {
-            Some(_) => entry + self.pair_ns.saturating_sub(self.entry_ns),
-            None => entry,
-        }
+fn cost_of(costs: HitCosts, point: &Point) -> u64 {
+    let entry = if point.place.slow { costs.slow_ns } else { costs.entry_ns };
+    match point.hook.kind.return_program() {
+        Some(_) => entry + costs.pair_ns.saturating_sub(costs.entry_ns),
+        None => entry,
     }
 }
 
@@ -48,7 +34,7 @@ pub(crate) fn call_costs<'a>(
     let mut found = CallCosts::new();
     for point in points {
         let cost = found.entry(point.hook.group).or_default();
-        *cost = costs.of(point).max(*cost);
+        *cost = cost_of(costs, point).max(*cost);
     }
     found
 }

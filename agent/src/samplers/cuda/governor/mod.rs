@@ -8,7 +8,7 @@
 //! counts and the CPU time of processes.
 
 pub(crate) mod calibration;
-pub mod cost;
+pub(crate) mod cost;
 pub(crate) mod driver;
 pub(crate) mod gates;
 mod limit;

@@ -17,13 +17,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::driver::{Kernel, KernelError, Links, detach};
-use super::governor::cost::{self, CallCosts, GOVERNED, HitCosts};
+use super::governor::cost::{self, CallCosts, GOVERNED};
 use super::governor::driver::Target;
 use super::governor::gates::Gates;
 use super::hooks::Group;
 use super::reason;
 use crate::config;
 use crate::model::ids::ProcessId;
+use crate::model::readings::HitCosts;
 use crate::model::units::BootNs;
 use crate::samplers::process::decode::FileId;
 use crate::samplers::process::driver::Proc;

@@ -14,9 +14,9 @@ use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
 
 use super::cost;
 use crate::clock;
+use crate::model::readings::HitCosts;
 use crate::samplers::cuda::bpf::driver::{Moment, Places};
 use crate::samplers::cuda::bpf::multi::{MultiError, Programs};
-use crate::samplers::cuda::governor::cost::HitCosts;
 use crate::samplers::cuda::governor::driver::let_go;
 use crate::samplers::cuda::hooks::{HOOKS, Hook};
 
