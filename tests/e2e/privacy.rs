@@ -78,6 +78,9 @@ fn two_capabilities_count_exactly_and_say_what_they_do_not_show() {
     let libraries = status["libraries"].as_array().unwrap();
     let found = libraries.iter().find(|it| it["path"] == library.to_str().unwrap()).unwrap();
     assert!(found["error"].as_str().unwrap().contains("CAP_SYS_PTRACE"), "{found}");
+    let told = libraries.iter().find(|it| it["path"] == node.cuda_library().to_str().unwrap());
+    let told = told.unwrap();
+    assert_eq!(told["attached"], told["wanted"], "memory functions are among them: {told}");
 }
 
 #[test]

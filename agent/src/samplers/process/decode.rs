@@ -116,6 +116,22 @@ pub(crate) fn is_own_copy(pagemap: u64) -> bool {
     pagemap & SWAPPED != 0 || pagemap & PRESENT != 0 && pagemap & OF_FILE == 0
 }
 
+/// Whether `/proc/PID/smaps` shows a page in the text of a file that is no longer the file's. Coarser
+/// than single pages: somebody may have changed other functions.
+pub(crate) fn has_own_copies(smaps: &str, file: FileId) -> bool {
+    let mut in_text = false;
+    for line in smaps.lines() {
+        if let Some(size) = ["Anonymous:", "Swap:"].iter().find_map(|it| line.strip_prefix(it)) {
+            if in_text && size.trim() != "0 kB" {
+                return true;
+            }
+        } else if line.split_once(' ').is_some_and(|it| !it.0.ends_with(':')) {
+            in_text = mapping(line).is_some_and(|it| it.file == file && it.executable);
+        }
+    }
+    false
+}
+
 /// A record of the ring; `None` for one that this version does not know.
 pub(crate) fn record(bytes: &[u8]) -> Option<(Event, Record)> {
     if bytes.len() < size_of::<Record>() {
@@ -166,8 +182,8 @@ fn double(bytes: &[u8], at: usize) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::{
-        FileId, is_gpu_device, is_own_copy, looks_like_libcuda, looks_like_ucx, mappings, path_of,
-        record, row, start_ticks,
+        FileId, has_own_copies, is_gpu_device, is_own_copy, looks_like_libcuda, looks_like_ucx,
+        mappings, path_of, record, row, start_ticks,
     };
     use agent_ebpf::{Counter, Event, Record, Row};
 
@@ -224,6 +240,24 @@ garbage
         check(&[63], true);
         check(&[62], true);
         check(&[], false);
+    }
+
+    #[test]
+    fn own_copies_count_in_the_text_of_the_file_only() {
+        let file = FileId { major: 0xfd, minor: 0, inode: 7 };
+        let check = |permissions: &str, inode: u32, anonymous: u32, expected: bool| {
+            let smaps = format!(
+                "1000-2000 {permissions} 00000000 fd:00 {inode}      /x/libcuda.so.1\n\
+                 Size:                  4 kB\nAnonymous:             {anonymous} kB\n\
+                 Swap:                  0 kB\nVmFlags: rd ex mr\n\
+                 3000-4000 rw-p 00000000 00:00 0 \nAnonymous:             8 kB\n"
+            );
+            assert_eq!(has_own_copies(&smaps, file), expected, "{smaps}");
+        };
+        check("r-xp", 7, 4, true);
+        check("r-xp", 7, 0, false);
+        check("r-xp", 8, 4, false);
+        check("rw-p", 7, 4, false);
     }
 
     #[test]

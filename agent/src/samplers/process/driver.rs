@@ -162,7 +162,12 @@ impl Proc {
     pub(crate) fn holds_gpu(&self, tgid: u32) -> Option<bool> {
         let mut entries = std::fs::read_dir(self.folder(tgid).join("fd")).ok()?;
         for entry in entries.by_ref().take(MOST_DESCRIPTORS) {
-            let Ok(target) = std::fs::read_link(entry.ok()?.path()) else { continue };
+            let target = match std::fs::read_link(entry.ok()?.path()) {
+                Ok(target) => target,
+                Err(error) if error.kind() == io::ErrorKind::PermissionDenied => return None,
+                // It was closed just now.
+                Err(_) => continue,
+            };
             if target.to_str().is_some_and(decode::is_gpu_device) {
                 return Some(true);
             }
@@ -173,6 +178,11 @@ impl Proc {
     /// Its mappings. Empty for a kernel thread and for a process that has exited.
     pub(crate) fn maps(&self, tgid: u32) -> io::Result<String> {
         self.text(tgid, "maps")
+    }
+
+    /// Its mappings, with what is in memory of each.
+    pub(crate) fn smaps(&self, tgid: u32) -> io::Result<String> {
+        self.text(tgid, "smaps")
     }
 
     /// The names of its cgroups.

@@ -15,7 +15,7 @@ use crate::model::ids::ProcessId;
 use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::probe::Plan;
 use crate::samplers::process::decode::{self, FileId, Mapping};
-use crate::samplers::process::driver::Proc;
+use crate::samplers::process::driver::{Pages, Proc};
 
 /// The longest jump that UCX writes.
 const PATCH_BYTES: u64 = 13;
@@ -104,7 +104,17 @@ fn check_process(proc: &Proc, tgid: u32, file: FileId, plan: &Plan) -> io::Resul
     }
     let uses_ucx = || decode::mappings(&maps).any(|it| decode::looks_like_ucx(it.path));
     let in_the_way = is_in_the_way(plan) && uses_ucx();
-    let pages = proc.pages(tgid)?;
+    let changed = match proc.pages(tgid) {
+        Ok(pages) => is_changed(&pages, &text, plan)?,
+        // Its owner may open that, and who may read the files of others.
+        Err(error) if is_hidden(&error) => decode::has_own_copies(&proc.smaps(tgid)?, file),
+        Err(error) => return Err(error),
+    };
+    Ok(Some(Mapper { changed, in_the_way }))
+}
+
+/// Whether a page of a memory function is not the file's.
+fn is_changed(pages: &Pages, text: &[Mapping<'_>], plan: &Plan) -> io::Result<bool> {
     let first_and_last = |(entry, _)| [entry, entry + PATCH_BYTES - 1];
     let addresses = memory_entries(plan)
         .flat_map(first_and_last)
@@ -115,7 +125,7 @@ fn check_process(proc: &Proc, tgid: u32, file: FileId, plan: &Plan) -> io::Resul
     for page in addresses {
         changed |= decode::is_own_copy(pages.entry(page * pages.page_bytes)?);
     }
-    Ok(Some(Mapper { changed, in_the_way }))
+    Ok(changed)
 }
 
 /// Where each memory function begins in the file, and how far behind that its hook is.
