@@ -17,6 +17,11 @@ pub(crate) static COUNTERS: HashMap<u32, Row> = HashMap::with_max_entries(4_096,
 #[map]
 pub(crate) static OVERFLOW: Array<Row> = Array::with_max_entries(1, 0);
 
+/// The sum of all rows that have left `COUNTERS`, those that are marked dead included: what an agent
+/// that died had read and not kept is then known to be missing.
+#[map]
+pub(crate) static RETIRED: Array<Row> = Array::with_max_entries(1, 0);
+
 /// Where a new row is put together: it is larger than the stack of a program.
 #[map]
 pub(crate) static BLANK: PerCpuArray<Row> = PerCpuArray::with_max_entries(1, 0);

@@ -6,8 +6,9 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 
-use crate::maps::{BLANK, COUNTERS, EVENTS, OVERFLOW, TRACKED};
+use crate::maps::{BLANK, COUNTERS, EVENTS, OVERFLOW, RETIRED, TRACKED};
 use crate::{atomic, cgroups, loss, task};
+use aya_ebpf::maps::Array;
 
 /// Where the calling process counts: its own row, made on its first call, or the overflow row.
 #[inline(always)]
@@ -85,6 +86,9 @@ pub(crate) fn announce<C: EbpfContext>(ctx: &C, event: Event, tgid: u32) -> bool
 /// full it stays, marked dead.
 #[inline(never)]
 pub(crate) fn retire<C: EbpfContext>(ctx: &C, tgid: u32) {
+    if let Some(row) = COUNTERS.get_ptr(tgid) {
+        fold(row, &RETIRED);
+    }
     if announce(ctx, Event::Exited, tgid) {
         forget(tgid);
     } else if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
@@ -99,7 +103,7 @@ pub(crate) fn retire<C: EbpfContext>(ctx: &C, tgid: u32) {
 pub(crate) fn make_way<C: EbpfContext>(ctx: &C, tgid: u32) {
     let Some(row) = COUNTERS.get_ptr(tgid) else { return };
     if !announce(ctx, Event::Exited, tgid) {
-        fold(row);
+        fold(row, &OVERFLOW);
         loss::count(ctx, Loss::Processes, tgid);
     }
     forget(tgid);
@@ -111,9 +115,10 @@ fn forget(tgid: u32) {
     let _ = TRACKED.remove(tgid);
 }
 
-/// Adds the counts of a row to the overflow row.
-fn fold(row: *const Row) {
-    let Some(overflow) = OVERFLOW.get_ptr_mut(0) else { return };
+/// Adds the counts of a row to the one of a map.
+#[inline(always)]
+fn fold(row: *const Row, to: &Array<Row>) {
+    let Some(overflow) = to.get_ptr_mut(0) else { return };
     for counter in 0..COUNTS {
         // SAFETY: `row` is a map value, and the index is within it.
         let count =

@@ -1,6 +1,7 @@
 //! The node's clocks. The only place in the agent that reads them.
 
 use std::path::Path;
+use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
 
@@ -26,6 +27,14 @@ pub fn process_cpu_ns(tgid: u32) -> Option<u64> {
     let used = clock_gettime(clock).ok()?;
     let seconds = u64::try_from(used.tv_sec()).ok()?;
     Some(seconds * 1_000_000_000 + u64::try_from(used.tv_nsec()).ok()?)
+}
+
+/// The time of day, for people, that it is after `wait`.
+#[must_use]
+pub fn utc_in(wait: Duration) -> String {
+    let seconds = nanoseconds(ClockId::CLOCK_REALTIME) / 1_000_000_000 + wait.as_secs();
+    let (minutes, second) = (seconds / 60, seconds % 60);
+    format!("{:02}:{:02}:{second:02} UTC", minutes / 60 % 24, minutes % 60)
 }
 
 /// Names this boot of the kernel: boot-time nanoseconds compare only within it.

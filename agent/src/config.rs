@@ -30,6 +30,7 @@ pub struct RawConfig {
     pub spool: RawSpool,
     pub collector: RawCollector,
     pub http: RawHttp,
+    pub admin: RawAdmin,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -101,6 +102,14 @@ pub struct RawHttp {
     pub listen: String,
 }
 
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct RawAdmin {
+    /// Unix socket for `gleaner-agent trace` and for a successor; empty = `admin.sock` in the
+    /// spool's folder, where a successor looks for it.
+    pub socket: PathBuf,
+}
+
 impl Default for RawConfig {
     fn default() -> Self {
         Self {
@@ -115,6 +124,7 @@ impl Default for RawConfig {
             spool: RawSpool::default(),
             collector: RawCollector::default(),
             http: RawHttp::default(),
+            admin: RawAdmin::default(),
         }
     }
 }
@@ -196,6 +206,7 @@ pub struct Config {
     /// `None` = work alone.
     pub collector: Option<String>,
     pub http_listen: SocketAddr,
+    pub admin_socket: PathBuf,
 }
 
 #[derive(Clone, Debug)]
@@ -291,6 +302,11 @@ impl RawConfig {
         if let Some(address) = collector.as_deref().filter(|it| !is_http_address(it)) {
             return Err(range("collector.address", address, "http://HOST:PORT"));
         }
+        let admin_socket = if self.admin.socket.as_os_str().is_empty() {
+            self.spool.path.join("admin.sock")
+        } else {
+            self.admin.socket
+        };
         Ok(Config {
             node: if self.node.is_empty() { host_name()? } else { self.node },
             cluster: self.cluster,
@@ -303,6 +319,7 @@ impl RawConfig {
             spool: Spool { path: self.spool.path, max_bytes: self.spool.max_bytes },
             collector,
             http_listen,
+            admin_socket,
         })
     }
 }

@@ -20,6 +20,7 @@ pub mod spool;
 pub mod uplink;
 
 pub mod admin;
+pub mod control;
 pub mod doctor;
 pub mod health;
 pub mod metrics;

@@ -3,8 +3,11 @@
 use std::io::IsTerminal as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use agent::config::{Config, RawConfig};
+use agent::control::client::ask;
+use agent::control::{Answer, Command as Asked, parse_duration};
 use agent::run::RunError;
 use agent::samplers::cuda::pins::driver::PinError;
 use agent::samplers::cuda::pins::{self, Removed};
@@ -35,6 +38,11 @@ enum Command {
         #[arg(long)]
         hooks: bool,
     },
+    /// Take all hooks off a running agent's node for a while, or put them on again.
+    Trace {
+        #[command(subcommand)]
+        action: TraceAction,
+    },
     /// Remove the hooks and counts that a killed agent has left in the kernel.
     Detach {
         /// Where they are pinned; without it as configured (`cuda.pin_root`).
@@ -46,6 +54,18 @@ enum Command {
         #[command(subcommand)]
         action: ConfigAction,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum TraceAction {
+    /// Take every hook off, for people who profile. Nothing is known of CUDA calls meanwhile.
+    Pause {
+        /// How long: 90s, 10m, 2h; at most 24h. A restart of the agent ends it, too.
+        #[arg(long = "for", value_parser = parse_duration)]
+        length: Duration,
+    },
+    /// End a pause.
+    Resume,
 }
 
 #[derive(Debug, Subcommand)]
@@ -64,6 +84,9 @@ mod exit {
     pub(crate) const DENIED: u8 = 77;
 }
 
+/// Taking hooks off and on takes a fraction of it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     init_logging(&arguments);
@@ -81,6 +104,7 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run(config),
         Command::Doctor { json, hooks } => doctor(&config, json, hooks),
+        Command::Trace { action } => trace(&config, &action),
         Command::Detach { pin_root } => detach(pin_root.or(config.cuda.pin_root)),
         Command::Config { .. } => print("the configuration is valid\n"),
     }
@@ -89,9 +113,11 @@ fn main() -> ExitCode {
 fn run(config: Config) -> ExitCode {
     match runtime().block_on(agent::run::run(config)) {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error @ (RunError::Listen { .. } | RunError::Spool(SpoolError::Refused(_)))) => {
-            fail(exit::UNAVAILABLE, &error)
-        }
+        Err(
+            error @ (RunError::Listen { .. }
+            | RunError::Predecessor(_)
+            | RunError::Spool(SpoolError::Refused(_))),
+        ) => fail(exit::UNAVAILABLE, &error),
         Err(error @ RunError::Uplink(_)) => fail(exit::USAGE, &error),
         Err(error) => fail(exit::IO, &error),
     }
@@ -107,6 +133,19 @@ fn doctor(config: &Config, json: bool, hooks: bool) -> ExitCode {
     };
     let printed = print(&text);
     if report.is_complete() { printed } else { ExitCode::from(exit::UNAVAILABLE) }
+}
+
+fn trace(config: &Config, action: &TraceAction) -> ExitCode {
+    let command = match action {
+        TraceAction::Pause { length } => Asked::Pause { seconds: length.as_secs() },
+        TraceAction::Resume => Asked::Resume,
+    };
+    match runtime().block_on(ask(&config.admin_socket, &command, PATIENCE)) {
+        Ok(Answer::Done(text)) => print(&format!("{text}\n")),
+        Ok(Answer::Refused(text)) => refuse(exit::UNAVAILABLE, &text),
+        Err(error) if error.is_denied() => fail(exit::DENIED, &error),
+        Err(error) => fail(exit::UNAVAILABLE, &error),
+    }
 }
 
 fn detach(root: Option<PathBuf>) -> ExitCode {
@@ -149,9 +188,13 @@ fn init_logging(arguments: &Arguments) {
         .init();
 }
 
-#[expect(clippy::print_stderr, reason = "the last word of a program that does not start")]
 fn fail(code: u8, error: &dyn std::error::Error) -> ExitCode {
-    eprintln!("gleaner-agent: {error}");
+    refuse(code, &error.to_string())
+}
+
+#[expect(clippy::print_stderr, reason = "the last word of a program that does not start")]
+fn refuse(code: u8, why: &str) -> ExitCode {
+    eprintln!("gleaner-agent: {why}");
     ExitCode::from(code)
 }
 

@@ -14,7 +14,7 @@ use crate::classify::{self, ClassHistory, Policy};
 use crate::model::ids::InstanceId;
 use crate::model::readings::{DeviceReading, InstanceReading, Readings};
 use crate::model::units::BootNs;
-use crate::model::usage::{Reason, Record};
+use crate::model::usage::{CudaBaseline, Reason, Record};
 use crate::totals::Totals;
 
 #[derive(Debug)]
@@ -34,7 +34,12 @@ pub struct Pipeline {
 
 impl Pipeline {
     #[must_use]
-    pub fn new(policy: Policy, tile: Duration, known: BTreeMap<InstanceId, BootNs>) -> Self {
+    pub fn new(
+        policy: Policy,
+        tile: Duration,
+        known: BTreeMap<InstanceId, BootNs>,
+        baseline: Option<CudaBaseline>,
+    ) -> Self {
         Self {
             policy,
             tile,
@@ -43,7 +48,7 @@ impl Pipeline {
             known,
             history: ClassHistory::default(),
             open: OpenTiles::default(),
-            cuda: CudaMeter::default(),
+            cuda: CudaMeter::after(baseline),
             totals: Totals::default(),
         }
     }
@@ -85,6 +90,11 @@ impl Pipeline {
             self.open.close_all().into_iter().map(Record::Tile).collect();
         records.extend(self.close_cuda(at));
         records
+    }
+
+    /// What of the kernel's counts the records so far account for: to be stored with the newest.
+    pub fn take_baseline(&mut self) -> Option<CudaBaseline> {
+        self.cuda.take_baseline()
     }
 
     #[must_use]
@@ -174,7 +184,7 @@ mod tests {
     }
 
     fn started_again(known: BTreeMap<InstanceId, BootNs>) -> Pipeline {
-        Pipeline::new(Policy::new(Allocations::None), Duration::from_secs(10), known)
+        Pipeline::new(Policy::new(Allocations::None), Duration::from_secs(10), known, None)
     }
 
     /// One device, on which a process works in the seconds from 3 to 12.

@@ -8,6 +8,7 @@ mod client;
 mod counters;
 mod failures;
 mod grpc;
+mod handover;
 mod ledger_once;
 mod nvml_sampler;
 mod offers;

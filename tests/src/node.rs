@@ -20,6 +20,9 @@ use crate::wait::{check, eventually};
 /// What an agent may take to be ready, with all hooks attached.
 const READY: Duration = Duration::from_secs(30);
 
+/// What a successor logs when the agent before it has given up everything.
+const TOOK_OVER: &str = "took over from a running agent";
+
 /// How the entries of the node's libcuda begin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Build {
@@ -168,6 +171,14 @@ impl Node {
         self.run_agent(&command);
     }
 
+    /// Agents beside the one that this node knows of, with the same configuration.
+    pub fn other_agents<const COUNT: usize>(&self) -> [Daemon; COUNT] {
+        let command = self.agent_command(&[]);
+        std::array::from_fn(|it| {
+            Daemon::start(&command, &self.folder.path().join(format!("other-{it}.log")))
+        })
+    }
+
     /// Starts the agent under another program that takes it as its last arguments: `setpriv …`.
     pub fn start_agent_under(&mut self, outer: Command) {
         let command = wrapped(outer, &[], &self.agent_command(&[]));
@@ -182,6 +193,27 @@ impl Node {
         let mut command = Command::new(artefact("gleaner-agent"));
         command.arg("--config").arg(file).args(arguments);
         command
+    }
+
+    /// Starts a second agent, which takes over from the first, and waits until it has read everything
+    /// once. Gives the first one, which waits for its end.
+    #[track_caller]
+    pub fn hand_over(&mut self) -> Daemon {
+        let old = self.take_agent();
+        let before = self.agent_log().matches(TOOK_OVER).count();
+        self.start_agent_unready();
+        let agent = self.agent.as_mut().expect("it was started");
+        let log = self.folder.path().join("agent.log");
+        let times =
+            |what: &str| std::fs::read_to_string(&log).unwrap_or_default().matches(what).count();
+        eventually(READY, "the successor is ready", || {
+            if let Some(status) = agent.ended() {
+                panic!("the successor ended ({status}) before it was ready");
+            }
+            check(times(TOOK_OVER) > before, || "it waits".to_owned())?;
+            get(&format!("http://{}/healthz", self.config.http.listen)).map(drop)
+        });
+        old
     }
 
     /// SIGTERM, and how it ended.

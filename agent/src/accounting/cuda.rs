@@ -9,42 +9,48 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::accounting::devices::{self, Devices};
+use crate::accounting::totals::Totals;
 use crate::model::ids::{DeviceId, Holder, HolderKind, ProcessId};
 use crate::model::readings::{CudaCounts, CudaDevice, CudaProcess, Readings};
 use crate::model::units::BootNs;
-use crate::model::usage::CudaActivity;
+use crate::model::usage::{CudaActivity, CudaBaseline};
 
 /// What has been counted since the last `close`. Bounded by the processes that the kernel maps hold.
 #[derive(Clone, Debug, Default)]
 pub struct CudaMeter {
     /// Start of the open span; `None` before the first tick.
-    since: Option<BootNs>,
+    pub(super) since: Option<BootNs>,
     /// How much of it every hook was on, up to the last reading.
-    watched_ns: u64,
+    pub(super) watched_ns: u64,
     last: BootNs,
     /// Every hook was on at the last reading.
     on: bool,
     /// The last totals of every process that was seen.
-    seen: BTreeMap<ProcessId, Seen>,
-    open: BTreeMap<Key, Open>,
+    pub(super) seen: BTreeMap<ProcessId, Seen>,
+    pub(super) open: BTreeMap<Key, Open>,
+    pub(super) totals: Totals,
 }
 
-type Key = (Holder, Option<DeviceId>);
+pub(super) type Key = (Holder, Option<DeviceId>);
 
 /// A process, as the program that it runs now.
 #[derive(Clone, Debug)]
-struct Seen {
-    holder: Holder,
-    counts: CudaCounts,
+pub(super) struct Seen {
+    pub(super) holder: Holder,
+    pub(super) counts: CudaCounts,
+    /// The part of them that the kernel does not know.
+    pub(super) estimated: CudaCounts,
     /// Parts of `counts` by ordinal of the device.
-    elsewhere: BTreeMap<Option<u32>, CudaCounts>,
-    devices: Devices,
+    pub(super) elsewhere: BTreeMap<Option<u32>, CudaCounts>,
+    pub(super) devices: Devices,
+    /// These are the final counts.
+    pub(super) ended: bool,
     /// Counted in the open span on the one device that the process uses, whichever that is.
-    unplaced: Open,
+    pub(super) unplaced: Open,
 }
 
 #[derive(Clone, Debug)]
-struct Open {
+pub(super) struct Open {
     counts: CudaCounts,
     memory_known: bool,
 }
@@ -52,8 +58,15 @@ struct Open {
 // === impl CudaMeter ===
 
 impl CudaMeter {
+    /// Goes on where an earlier agent has stopped, if the same counts go on.
+    #[must_use]
+    pub fn after(baseline: Option<CudaBaseline>) -> Self {
+        Self { totals: Totals::after(baseline), ..Self::default() }
+    }
+
     /// Takes in what each process did since it was last seen.
     pub fn advance(&mut self, previous: Option<&Readings>, next: &Readings) {
+        self.enter(next);
         self.since.get_or_insert(previous.map_or(next.at, |it| it.at));
         self.watched_ns += previous.map_or(0, |it| watched(it, next));
         self.last = next.at;
@@ -73,6 +86,7 @@ impl CudaMeter {
                 seen.devices.note(device);
             }
         }
+        self.count_ownerless(&next.cuda.overflow);
         self.let_go(next);
     }
 
@@ -117,12 +131,14 @@ impl CudaMeter {
         self.watched_ns = 0;
         self.open.clear();
         self.seen.values_mut().for_each(|it| it.unplaced = Open::default());
+        self.totals.accounted = Some(self.baseline(at));
         closed
     }
 
     /// The last counts of a program belong to who the process was while it ran; the next program
     /// counts from zero.
     fn replace(&mut self, id: ProcessId, program: &CudaProcess, next: &Readings) {
+        let counted = program.counts.since(&program.estimated);
         let before = self.seen.get(&id).map(|it| it.holder.clone());
         // Its user may have changed with the program, its group has not.
         let now = next.holders.get(&id).filter(|it| it.kind != HolderKind::User).cloned();
@@ -136,6 +152,7 @@ impl CudaMeter {
         self.count(id, program, before.or(now).as_ref(), next);
         if let Some(mut seen) = self.seen.remove(&id) {
             seen.settle(&mut self.open);
+            self.totals.ended = self.totals.ended.plus(&counted);
             self.seen.insert(id, Seen::new(seen.holder));
         }
     }
@@ -162,6 +179,10 @@ impl CudaMeter {
             }
             None => Seen::new(holder(None)),
         };
+        if program.exited && !seen.ended {
+            seen.ended = true;
+            self.totals.ended = self.totals.ended.plus(&program.counts.since(&program.estimated));
+        }
         for (device, part) in seen.advance(program) {
             let device = devices::named(&device, next);
             let open = self.open.entry((seen.holder.clone(), device)).or_default();
@@ -217,14 +238,21 @@ fn user(uid: u32) -> Holder {
 // === impl Seen ===
 
 impl Seen {
-    fn new(holder: Holder) -> Self {
+    pub(super) fn new(holder: Holder) -> Self {
         Self {
             holder,
             counts: CudaCounts::default(),
+            estimated: CudaCounts::default(),
             elsewhere: BTreeMap::new(),
             devices: Devices::default(),
+            ended: false,
             unplaced: Open::default(),
         }
+    }
+
+    /// As the kernel has counted them.
+    pub(super) fn counted(&self) -> CudaCounts {
+        self.counts.since(&self.estimated)
     }
 
     /// What came on top, by the device that the process names. What it does not name is in
@@ -237,6 +265,7 @@ impl Seen {
         }
         let mut rest = program.counts.since(&self.counts);
         self.counts = program.counts;
+        self.estimated = program.estimated;
         let mut parts = Vec::new();
         for (device, counts) in &program.elsewhere {
             let before = self.elsewhere.entry(device.ordinal).or_default();
@@ -264,7 +293,7 @@ impl Seen {
         }
     }
 
-    fn settle(&mut self, open: &mut BTreeMap<Key, Open>) {
+    pub(super) fn settle(&mut self, open: &mut BTreeMap<Key, Open>) {
         self.place(open);
         self.unplaced = Open::default();
     }
@@ -277,7 +306,7 @@ impl Open {
         self.counts.is_zero()
     }
 
-    fn add(&mut self, counts: &CudaCounts, memory_known: bool) {
+    pub(super) fn add(&mut self, counts: &CudaCounts, memory_known: bool) {
         if !counts.is_zero() {
             self.counts = self.counts.plus(counts);
             self.memory_known &= memory_known;

@@ -9,6 +9,7 @@ pub mod cuda;
 mod devices;
 pub mod shares;
 pub mod tiles;
+mod totals;
 
 use std::collections::BTreeMap;
 

@@ -135,6 +135,7 @@ pub(crate) fn cuda_process(uid: u32, counts: CudaCounts) -> CudaProcess {
         uid,
         cgroup_id: None,
         counts,
+        estimated: CudaCounts::default(),
         elsewhere: Vec::new(),
         home: None,
         memory: None,

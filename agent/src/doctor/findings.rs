@@ -58,8 +58,7 @@ fn of_library(library: &Library) -> Vec<Finding> {
              cheaper place",
         ));
     }
-    // What is held back is a finding of its own.
-    if unhooked > 0 && library.memory_held_back.is_none() {
+    if unhooked > 0 {
         findings.push(Finding::new(
             format!("{path}: {unhooked} functions are not hooked, their calls are not counted"),
             "`doctor --hooks` says why; report the driver's version",
@@ -79,12 +78,12 @@ mod tests {
         Library {
             path: "/libcuda.so.1".to_owned(),
             error: error.map(str::to_owned),
-            found_in: None,
-            memory_held_back: None,
             attached,
             wanted: 8,
             groups: vec![group],
             hooks: Vec::new(),
+            found_in: None,
+            memory_held_back: None,
         }
     }
 

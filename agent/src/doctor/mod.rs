@@ -32,7 +32,7 @@ pub struct Report {
 
 /// Looks at everything once.
 pub async fn examine(config: &Config) -> Report {
-    let mut sources = Sources::start(&undisturbing(config));
+    let mut sources = Sources::start(&undisturbing(config), None);
     let mut readings = sources.read(clock::boot()).await;
     let tracing = &mut readings.cuda.tracing;
     // Nothing was pinned here on purpose: see below.

@@ -156,9 +156,22 @@ pub struct CudaReadings {
     /// Paths of groups of the unified hierarchy by id, as far as they were learned since the last
     /// reading.
     pub cgroups: BTreeMap<u64, Arc<str>>,
-    /// Calls of processes beyond `cuda.max_processes`, since the agent started: with `processes`
-    /// they make the node's exact total.
+    /// Calls that have no owner: of processes beyond `cuda.max_processes`, and of those whose end
+    /// no agent has lived to record. With `processes` they make the node's exact total.
     pub overflow: CudaCounts,
+    pub lineage: Lineage,
+}
+
+/// Where running totals come from, so that over a restart of the agent each call counts once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lineage {
+    /// Names the set of maps that counts: totals of another one say nothing. 0 = nothing counts.
+    pub epoch: u64,
+    /// Counting began before this agent did, and nothing says what of it is in records.
+    pub unknown: bool,
+    /// Final counts of programs that ended before this agent read anything, without those that had
+    /// no owner.
+    pub ended: CudaCounts,
 }
 
 /// Whether silence of a process is evidence.
@@ -213,6 +226,8 @@ pub struct CudaProcess {
     pub cgroup_id: Option<u64>,
     /// Totals of this program, on all devices.
     pub counts: CudaCounts,
+    /// The part of `counts` that was not seen but estimated, because hooks were off.
+    pub estimated: CudaCounts,
     /// Parts of `counts` on devices other than `home`, where it uses several.
     pub elsewhere: Vec<(CudaDevice, CudaCounts)>,
     /// The device of its first context; `None` = not known.
@@ -312,6 +327,24 @@ impl CudaCounts {
     #[must_use]
     pub fn is_zero(&self) -> bool {
         *self == Self::default()
+    }
+
+    /// Whether every count is at least that of `other`.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        other.since(self).is_zero()
+    }
+
+    /// The smaller of both, count by count.
+    #[must_use]
+    pub fn least(&self, other: &Self) -> Self {
+        self.combine(other, u64::min)
+    }
+
+    /// By [`Counter`].
+    #[must_use]
+    pub fn all(&self) -> &[u64; COUNTERS] {
+        &self.0
     }
 
     /// Launches of every kind that put work on a device.

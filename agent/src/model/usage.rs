@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::ids::{DeviceId, Holder, InstanceId};
+use crate::model::ids::{DeviceId, Holder, InstanceId, ProcessId};
 use crate::model::readings::CudaCounts;
 use crate::model::units::BootNs;
 
@@ -141,6 +141,29 @@ impl CudaActivity {
     pub fn sampled_ns(&self) -> u64 {
         self.span().saturating_sub(self.watched_ns)
     }
+}
+
+/// What of the kernel's running totals is in records: from there a later agent goes on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CudaBaseline {
+    /// Names the set of maps that counted: totals of another one say nothing.
+    pub epoch: u64,
+    /// Through when records speak.
+    pub at: BootNs,
+    pub processes: BTreeMap<ProcessId, Accounted>,
+    /// Final counts of programs that have ended, and are not in `processes`.
+    pub ended: CudaCounts,
+    /// Calls that have no owner.
+    pub overflow: CudaCounts,
+}
+
+/// What of one process is in records.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Accounted {
+    pub holder: Holder,
+    pub counts: CudaCounts,
+    /// Parts of `counts` by ordinal of the device, where it uses several.
+    pub elsewhere: BTreeMap<Option<u32>, CudaCounts>,
 }
 
 /// What goes to the spool.

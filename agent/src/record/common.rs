@@ -28,7 +28,7 @@ pub fn wire_holder(holder: &Holder) -> v1::Holder {
     }
 }
 
-pub(super) fn read_holder(holder: Option<v1::Holder>) -> Result<Holder, RecordError> {
+pub fn read_holder(holder: Option<v1::Holder>) -> Result<Holder, RecordError> {
     let holder = holder.ok_or(RecordError::Missing("holder"))?;
     let kind = match holder.kind() {
         Kind::Pod => HolderKind::Pod,

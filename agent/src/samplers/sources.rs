@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::model::ids::{Holder, ProcessId};
 use crate::model::readings::{CudaReadings, NvmlReadings, Readings};
 use crate::model::units::BootNs;
+use crate::model::usage::CudaBaseline;
 use crate::samplers::cuda::Tracer;
 use crate::samplers::holders::{Resolver, Told};
 use crate::samplers::nvml::{self, Sampler};
@@ -23,10 +24,10 @@ pub struct Sources {
 impl Sources {
     /// Never fails: a source that is missing says so in its readings.
     #[must_use]
-    pub fn start(config: &Config) -> Self {
+    pub fn start(config: &Config, baseline: Option<&CudaBaseline>) -> Self {
         Self {
             nvml: Sampler::start(&config.nvml),
-            cuda: Tracer::start(&config.cuda, &config.proc_root),
+            cuda: Tracer::after(&config.cuda, &config.proc_root, baseline),
             holders: Resolver::new(&config.proc_root),
         }
     }
@@ -43,6 +44,11 @@ impl Sources {
     /// Detaches from the kernel.
     pub fn stop(self) {
         self.cuda.stop();
+    }
+
+    /// Ends without detaching what a successor can go on with. Returns whether there is something.
+    pub fn leave(self) -> bool {
+        self.cuda.leave()
     }
 
     fn resolve(&mut self, nvml: &NvmlReadings, cuda: &CudaReadings) -> BTreeMap<ProcessId, Holder> {

@@ -5,6 +5,7 @@
 //! its number when it is first picked for sending and never changes after that. Nothing is dropped
 //! for its age. Who is told what over the network is `uplink`'s matter.
 
+mod baseline;
 mod coalesce;
 mod pending;
 mod rows;
@@ -28,10 +29,10 @@ use crate::clock;
 use crate::config;
 use crate::model::ids::InstanceId;
 use crate::model::units::BootNs;
-use crate::model::usage::Record;
+use crate::model::usage::{CudaBaseline, Record};
 use crate::record::Stamp;
 use crate::spool::pending::Pending;
-use crate::spool::writer::{Command, Writer};
+use crate::spool::writer::{Command, Known, Writer};
 
 /// Questions that may wait for the writer. Only the uplink asks, one at a time.
 const COMMANDS: usize = 64;
@@ -112,7 +113,7 @@ pub enum SpoolError {
 #[derive(Debug)]
 pub struct Spool {
     handle: SpoolHandle,
-    positions: BTreeMap<InstanceId, BootNs>,
+    known: Known,
 }
 
 /// For everyone who appends or sends. Cheap to clone. Who speaks of numbers names the sequence that
@@ -134,14 +135,13 @@ impl Spool {
         let pending = Arc::new(Mutex::new(Pending::default()));
         let (commands, queue) = std::sync::mpsc::sync_channel(COMMANDS);
         let (status_sender, status) = watch::channel(SpoolStatus::default());
-        let (writer, positions) =
-            Writer::open(config, boot_id, Arc::clone(&pending), status_sender)?;
+        let (writer, known) = Writer::open(config, boot_id, Arc::clone(&pending), status_sender)?;
         std::thread::Builder::new()
             .name("spool-writer".to_owned())
             .spawn(move || writer.run(&queue))
             .map_err(SpoolError::Thread)?;
         let handle = SpoolHandle { boot_id: boot_id.into(), commands, pending, status };
-        Ok(Self { handle, positions })
+        Ok(Self { handle, known })
     }
 
     #[must_use]
@@ -152,7 +152,13 @@ impl Spool {
     /// Where the previous run of the agent stopped on each instance, within this boot.
     #[must_use]
     pub fn positions(&self) -> &BTreeMap<InstanceId, BootNs> {
-        &self.positions
+        &self.known.positions
+    }
+
+    /// What of the kernel's counts the previous run of the agent has accounted for, in this boot.
+    #[must_use]
+    pub fn baseline(&self) -> Option<&CudaBaseline> {
+        self.known.baseline.as_ref()
     }
 
     /// Writes what is pending and closes the database; gives up after `deadline`, for instance on a
@@ -166,9 +172,10 @@ impl Spool {
 // === impl SpoolHandle ===
 
 impl SpoolHandle {
-    /// Hands over what was measured in this boot. Returns at once; nothing is refused.
-    pub fn append(&self, records: Vec<Record>) {
-        if records.is_empty() {
+    /// Hands over what was measured in this boot. Returns at once; nothing is refused. `baseline`:
+    /// what of the kernel's counts is in records with these; it is on disk when they are.
+    pub fn append(&self, records: Vec<Record>, baseline: Option<CudaBaseline>) {
+        if records.is_empty() && baseline.is_none() {
             return;
         }
         let (boot, real_ns) = (clock::boot(), clock::real_ns());
@@ -177,7 +184,7 @@ impl SpoolHandle {
             let real_ns = real_ns.saturating_sub(age);
             (record, Stamp { boot_id: Arc::clone(&self.boot_id), real_ns })
         });
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(stamped);
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner).push(stamped, baseline);
         // A full queue means that the writer is about to look anyway; a closed one that it has
         // looked for the last time, which `close` reports.
         if let Err(TrySendError::Disconnected(_)) = self.commands.try_send(Command::Flush) {

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::model::usage::Record;
+use crate::model::usage::{CudaBaseline, Record};
 use crate::record::Stamp;
 use crate::spool::coalesce::{Depth, coalesce};
 
@@ -17,28 +17,50 @@ const MOST: usize = 16_384;
 #[derive(Debug, Default)]
 pub(super) struct Pending {
     records: VecDeque<(Record, Stamp)>,
+    /// Of the newest records: it is written with them or not at all.
+    baseline: Option<CudaBaseline>,
     /// Length at which merging is worth the next try.
     merge_at: usize,
     /// Records that did not fit, since the agent started.
     pub(super) lost: u64,
 }
 
+/// What one transaction writes.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Measured {
+    pub(super) records: Vec<(Record, Stamp)>,
+    pub(super) baseline: Option<CudaBaseline>,
+}
+
+impl Measured {
+    pub(super) fn is_empty(&self) -> bool {
+        self.records.is_empty() && self.baseline.is_none()
+    }
+}
+
 impl Pending {
-    pub(super) fn push(&mut self, records: impl IntoIterator<Item = (Record, Stamp)>) {
+    pub(super) fn push(
+        &mut self,
+        records: impl IntoIterator<Item = (Record, Stamp)>,
+        baseline: Option<CudaBaseline>,
+    ) {
         self.records.extend(records);
+        self.baseline = baseline.or(self.baseline.take());
         self.bound();
     }
 
     /// What could not be written goes back to the front, in its order.
-    pub(super) fn put_back(&mut self, records: Vec<(Record, Stamp)>) {
-        for record in records.into_iter().rev() {
+    pub(super) fn put_back(&mut self, measured: Measured) {
+        self.baseline = self.baseline.take().or(measured.baseline);
+        for record in measured.records.into_iter().rev() {
             self.records.push_front(record);
         }
         self.bound();
     }
 
-    pub(super) fn take(&mut self) -> Vec<(Record, Stamp)> {
-        std::mem::take(&mut self.records).into()
+    pub(super) fn take(&mut self) -> Measured {
+        let records = std::mem::take(&mut self.records).into();
+        Measured { records, baseline: self.baseline.take() }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -61,7 +83,8 @@ impl Pending {
     }
 
     fn merge(&mut self, depth: Depth) {
-        let records = self.take().into_iter().map(|(record, stamp)| (0, record, stamp));
+        let records = std::mem::take(&mut self.records);
+        let records = records.into_iter().map(|(record, stamp)| (0, record, stamp));
         self.records =
             coalesce(records, depth).into_iter().map(|it| (it.record, it.stamp)).collect();
     }

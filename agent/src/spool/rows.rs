@@ -148,6 +148,19 @@ pub(super) fn set_position(
     Ok(())
 }
 
+/// One for all boots: an older one says nothing any more.
+pub(super) fn set_baseline(
+    transaction: &Transaction<'_>,
+    boot_id: &str,
+    payload: &[u8],
+) -> Result<(), StoreError> {
+    let mut replace = transaction.prepare_cached(
+        "INSERT OR REPLACE INTO cuda_baseline (only, boot_id, payload) VALUES (1, ?1, ?2)",
+    )?;
+    replace.execute(params![boot_id, payload])?;
+    Ok(())
+}
+
 /// The smallest number in the table; `None` = nothing is sealed.
 pub(super) fn oldest(connection: &Connection) -> Result<Option<u64>, StoreError> {
     let oldest = "SELECT min(seq) FROM record";

@@ -47,6 +47,15 @@ CREATE TABLE position (
 INSERT INTO meta VALUES (1, randomblob(16), 0, 0, x'', 0);
 ";
 
+/// Not in every database of this version: what is in no record yet is then counted anew.
+const BASELINE: &str = "
+CREATE TABLE IF NOT EXISTS cuda_baseline (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    boot_id TEXT NOT NULL,
+    payload BLOB NOT NULL
+);
+";
+
 /// Why the database could not be used.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum StoreError {
@@ -132,6 +141,7 @@ pub(super) fn open(place: &Place) -> Result<Connection, StoreError> {
     if !made {
         make(&connection)?;
     }
+    connection.execute_batch(BASELINE)?;
     settle(&connection)?;
     Ok(connection)
 }

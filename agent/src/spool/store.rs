@@ -5,16 +5,17 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
 use crate::model::ids::{DeviceId, InstanceId};
 use crate::model::units::BootNs;
-use crate::model::usage::Record;
+use crate::model::usage::{CudaBaseline, Record};
 use crate::record::{self, RecordError, Stamp};
+use crate::spool::baseline;
 use crate::spool::coalesce::{Depth, coalesce};
 use crate::spool::rows::{
     Row, Unsigned, begin, count_unsealed, delete_through, last_sealed_id, oldest, read_meta, rows,
-    seal, set_acked, set_position, trim,
+    seal, set_acked, set_baseline, set_position, trim,
 };
 use crate::spool::schema::{self, Place, StoreError};
 use crate::spool::{Batch, BatchLimits, SpoolId};
@@ -90,18 +91,35 @@ impl Store {
         Ok(rows.collect::<Result<_, _>>()?)
     }
 
-    /// Stores records that were measured; makes room first where the cap is near.
-    pub(super) fn append(&mut self, records: &[(Record, Stamp)]) -> Result<(), StoreError> {
+    /// What of the kernel's counts is in records of this boot.
+    pub(super) fn baseline(&self, boot_id: &str) -> Result<Option<CudaBaseline>, StoreError> {
+        let payload: Option<Vec<u8>> = self
+            .connection
+            .query_row("SELECT payload FROM cuda_baseline WHERE boot_id = ?1", [boot_id], |row| {
+                row.get(0)
+            })
+            .optional()?;
+        let decoded = payload.map(|it| baseline::decode(&it)).transpose();
+        decoded.map_err(|error| StoreError::Damaged(error.to_string()))
+    }
+
+    /// Stores records that were measured, and with them what they account for; makes room first
+    /// where the cap is near.
+    pub(super) fn append(
+        &mut self,
+        records: &[(Record, Stamp)],
+        baseline: Option<(&str, &CudaBaseline)>,
+    ) -> Result<(), StoreError> {
         let used = schema::used_pages(&self.connection)?;
         self.merged_at = self.merged_at.min(used);
         let grown = used > self.merged_at + self.place.pages() / 16;
         if grown && used > self.place.pages() / 4 * 3 {
             self.make_room()?;
         }
-        match self.insert(records) {
+        match self.insert(records, baseline) {
             Err(StoreError::Full(_)) if grown => {
                 self.make_room()?;
-                self.insert(records)
+                self.insert(records, baseline)
             }
             other => other,
         }
@@ -167,7 +185,11 @@ impl Store {
         Ok(())
     }
 
-    fn insert(&mut self, records: &[(Record, Stamp)]) -> Result<(), StoreError> {
+    fn insert(
+        &mut self,
+        records: &[(Record, Stamp)],
+        baseline: Option<(&str, &CudaBaseline)>,
+    ) -> Result<(), StoreError> {
         let transaction = begin(&mut self.connection)?;
         {
             let mut insert =
@@ -179,6 +201,9 @@ impl Store {
                     set_position(&transaction, tile, &stamp.boot_id)?;
                 }
             }
+        }
+        if let Some((boot_id, it)) = baseline {
+            set_baseline(&transaction, boot_id, &baseline::encode(it))?;
         }
         let appends = self.meta.appends + 1;
         transaction.execute("UPDATE meta SET appends = ?1", [Unsigned(appends)])?;

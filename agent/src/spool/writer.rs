@@ -19,9 +19,8 @@ use tracing::{error, info, warn};
 use crate::config;
 use crate::model::ids::InstanceId;
 use crate::model::units::BootNs;
-use crate::model::usage::Record;
-use crate::record::Stamp;
-use crate::spool::pending::Pending;
+use crate::model::usage::CudaBaseline;
+use crate::spool::pending::{Measured, Pending};
 use crate::spool::schema::{Place, StoreError};
 use crate::spool::store::Store;
 use crate::spool::{Batch, BatchLimits, OpenSpool, SpoolError, SpoolId, SpoolState, SpoolStatus};
@@ -68,6 +67,7 @@ pub(super) enum Command {
 #[derive(Debug)]
 pub(super) struct Writer {
     place: Place,
+    boot_id: Arc<str>,
     pending: Arc<Mutex<Pending>>,
     status: watch::Sender<SpoolStatus>,
     state: SpoolState,
@@ -81,11 +81,20 @@ pub(super) struct Writer {
     lock: Option<Flock<File>>,
 }
 
+/// What the previous run of the agent left, within this boot.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Where it stopped on each instance.
+    pub(super) positions: BTreeMap<InstanceId, BootNs>,
+    /// What of the kernel's counts is in records.
+    pub(super) baseline: Option<CudaBaseline>,
+}
+
 #[derive(Debug)]
 struct Uncertain {
     /// What `Meta::appends` is if it took place.
     appends: u64,
-    records: Vec<(Record, Stamp)>,
+    measured: Measured,
 }
 
 // === impl Writer ===
@@ -96,10 +105,11 @@ impl Writer {
         boot_id: &str,
         pending: Arc<Mutex<Pending>>,
         status: watch::Sender<SpoolStatus>,
-    ) -> Result<(Self, BTreeMap<InstanceId, BootNs>), SpoolError> {
+    ) -> Result<(Self, Known), SpoolError> {
         let place = Place { folder: config.path.clone(), max_bytes: config.max_bytes };
         let mut writer = Self {
             place,
+            boot_id: boot_id.into(),
             pending,
             status,
             state: SpoolState::Writing,
@@ -114,8 +124,9 @@ impl Writer {
         }
         writer.note(failed);
         let positions = writer.with_store(|store| store.positions(boot_id)).unwrap_or_default();
+        let baseline = writer.with_store(|store| store.baseline(boot_id)).unwrap_or_default();
         writer.publish();
-        Ok((writer, positions))
+        Ok((writer, Known { positions, baseline }))
     }
 
     pub(super) fn run(mut self, queue: &Receiver<Command>) {
@@ -186,17 +197,23 @@ impl Writer {
         if self.uncertain.is_some() {
             return;
         }
-        let records = self.lock_pending().take();
+        let measured = self.lock_pending().take();
         // With nothing to write, an append still finds out whether the disk takes it again.
-        if records.is_empty() && self.state == SpoolState::Writing {
+        if measured.is_empty() && self.state == SpoolState::Writing {
             return;
         }
         let before = self.store.as_ref().map(|it| it.meta.appends);
-        if self.with_store(|store| store.append(&records)).is_err() {
+        let boot_id = Arc::clone(&self.boot_id);
+        let append = |store: &mut Store| {
+            store.append(&measured.records, measured.baseline.as_ref().map(|it| (&*boot_id, it)))
+        };
+        if self.with_store(append).is_err() {
             match before.filter(|_| self.store.is_none()) {
-                Some(before) => self.uncertain = Some(Uncertain { appends: before + 1, records }),
-                None => self.lock_pending().put_back(records),
+                Some(before) => self.uncertain = Some(Uncertain { appends: before + 1, measured }),
+                None => self.lock_pending().put_back(measured),
             }
+        } else {
+            self.note(None);
         }
         self.count_lost();
     }
@@ -206,7 +223,7 @@ impl Writer {
         let Some(uncertain) = self.uncertain.take() else { return };
         match self.with_store(|store| Ok(store.meta.appends)) {
             Ok(appends) if appends == uncertain.appends => {}
-            Ok(_) => self.lock_pending().put_back(uncertain.records),
+            Ok(_) => self.lock_pending().put_back(uncertain.measured),
             Err(_) => self.uncertain = Some(uncertain),
         }
     }
@@ -247,7 +264,10 @@ impl Writer {
         };
         match worked {
             Ok(value) => {
-                self.note(None);
+                // On a full disk reading and sending work: only an append tells that there is room.
+                if !matches!(self.state, SpoolState::Full(_)) {
+                    self.note(None);
+                }
                 Ok(value)
             }
             Err(error) => {
@@ -365,7 +385,7 @@ impl Writer {
             unsent_records: store.unsent(),
             used_bytes: store.used_bytes().unwrap_or(0),
         });
-        let uncertain = self.uncertain.as_ref().map_or(0, |it| it.records.len());
+        let uncertain = self.uncertain.as_ref().map_or(0, |it| it.measured.records.len());
         let held_records = (self.lock_pending().len() + uncertain) as u64;
         let status =
             SpoolStatus { open, held_records, lost_records: self.lost, state: self.state.clone() };

@@ -36,6 +36,7 @@ const CRATES: [Crate; 2] = [
             "metrics",
             "doctor",
             "admin",
+            "control",
             "run",
             "main",
         ],

@@ -72,13 +72,13 @@ pub(crate) struct Kernel {
     /// Untyped, because it is read in batches through its descriptor.
     counters: Map,
     overflow: Array<MapData, Row>,
+    retired: Array<MapData, Row>,
     lost: Array<MapData, u64>,
     tracked: HashMap<MapData, u32, u8>,
     cgroups: HashMap<MapData, u64, Cgroup>,
     events: RingBuf<MapData>,
     owner: Array<MapData, u64>,
-    /// Which agent on these maps this is.
-    generation: u64,
+    ownership: Owned,
     logs: EbpfLogger<Bridge>,
     gates: Map,
     refused: Map,
@@ -217,11 +217,12 @@ impl Kernel {
             gates: take(&mut ebpf, "GATES")?,
             refused: take(&mut ebpf, "REFUSED")?,
             overflow: take(&mut ebpf, "OVERFLOW")?.try_into()?,
+            retired: take(&mut ebpf, "RETIRED")?.try_into()?,
             lost: take(&mut ebpf, "LOST")?.try_into()?,
             tracked: take(&mut ebpf, "TRACKED")?.try_into()?,
             cgroups: take(&mut ebpf, "CGROUPS")?.try_into()?,
             events: take(&mut ebpf, "EVENTS")?.try_into()?,
-            generation: take_over(&mut owner)?,
+            ownership: take_over(&mut owner)?,
             owner,
             logs,
             ebpf,
@@ -234,17 +235,25 @@ impl Kernel {
         self.pins.as_ref().err().map(String::as_str)
     }
 
+    /// Names the maps that count.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.ownership.epoch
+    }
+
+    /// Whether no agent has used the maps before.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.ownership.generation == 1
+    }
+
     /// Fails when another agent counts on these maps.
     pub(crate) fn check_owner(&self) -> Result<(), KernelError> {
         let now = self.owner.get(&(Ownership::Generation as u32), 0)?;
-        if now == self.generation { Ok(()) } else { Err(KernelError::Replaced) }
+        if now == self.ownership.generation { Ok(()) } else { Err(KernelError::Replaced) }
     }
 
-    /// What is pinned stays when everything is dropped.
-    pub(crate) fn leave(&self) {
-        if let Ok(pins) = &self.pins {
-            pins.keep();
-        }
+    /// What is pinned stays when everything is dropped. Returns whether there is something.
+    pub(crate) fn leave(&self) -> bool {
+        self.pins.as_ref().map(Pins::keep).is_ok()
     }
 
     /// Detaches what a predecessor hooked and nobody has asked for since.
@@ -364,6 +373,11 @@ impl Kernel {
         Ok(self.overflow.get(&0, 0)?)
     }
 
+    /// The sum of all rows that have left the kernel, since the object was loaded.
+    pub(crate) fn retired(&self) -> Result<Row, KernelError> {
+        Ok(self.retired.get(&0, 0)?)
+    }
+
     /// By `Loss`, since the object was loaded.
     pub(crate) fn lost(&self) -> Result<[u64; LOSSES], KernelError> {
         let mut lost = [0; LOSSES];
@@ -430,15 +444,25 @@ fn map_names() -> Result<BTreeSet<String>, KernelError> {
     Ok(object.maps.into_keys().filter(|it| !it.starts_with('.')).collect())
 }
 
-/// Gives the maps their name where they are new. Returns this agent's generation.
-fn take_over(owner: &mut Array<MapData, u64>) -> Result<u64, KernelError> {
+/// What this agent is to the maps.
+#[derive(Clone, Copy, Debug)]
+struct Owned {
+    /// Names the maps.
+    epoch: u64,
+    /// How many agents there were on them, this one included.
+    generation: u64,
+}
+
+/// Gives the maps their name where they are new.
+fn take_over(owner: &mut Array<MapData, u64>) -> Result<Owned, KernelError> {
     let (identity, generation) = (Ownership::Identity as u32, Ownership::Generation as u32);
     if owner.get(&identity, 0)? == 0 {
         owner.set(identity, fastrand::u64(1..), 0)?;
     }
-    let next = owner.get(&generation, 0)? + 1;
-    owner.set(generation, next, 0)?;
-    Ok(next)
+    let owned =
+        Owned { epoch: owner.get(&identity, 0)?, generation: owner.get(&generation, 0)? + 1 };
+    owner.set(generation, owned.generation, 0)?;
+    Ok(owned)
 }
 
 fn hook_life(ebpf: &mut Ebpf, pins: &mut Result<Pins, String>) -> Result<Vec<Link>, KernelError> {

@@ -102,7 +102,8 @@ impl Running {
                 governor.missed(process)
             };
             if let Some(missed) = missed {
-                it.counts = it.counts.plus(&CudaCounts::from(missed));
+                it.estimated = CudaCounts::from(missed);
+                it.counts = it.counts.plus(&it.estimated);
             }
         }
     }

@@ -189,6 +189,7 @@ fn cuda_process(row: &Row, fully_hooked: bool, exited: bool) -> CudaProcess {
         uid: row.uid,
         cgroup_id: decode::cgroup(row),
         counts: decode::counts(row),
+        estimated: CudaCounts::default(),
         elsewhere: Vec::new(),
         home: None,
         memory: None,

@@ -9,6 +9,7 @@ mod driver;
 mod govern;
 mod governor;
 pub(crate) mod hooks;
+mod inheritance;
 pub mod library;
 mod lives;
 mod log;
@@ -21,16 +22,18 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
-use agent_ebpf::{Event, LOSSES};
+use agent_ebpf::{Event, LOSSES, Row, flag};
 use tokio::io::unix::AsyncFd;
 
 use crate::clock;
 use crate::config;
 use crate::model::readings::{Change, CudaReadings, HitCosts, Tracing};
 use crate::model::units::BootNs;
+use crate::model::usage::CudaBaseline;
 use crate::samplers::process::driver::Proc;
 use driver::{Kernel, KernelError};
 use governor::driver::Governing;
+use inheritance::{Found, Inheritance};
 use library::Libraries;
 use library::coverage::LibraryCoverage;
 use lives::{Lives, Tracked};
@@ -38,6 +41,10 @@ use pins::driver::Pins;
 
 /// How many processes are asked for their mappings in one reading: a large one takes milliseconds.
 const MAPPINGS_PER_READING: usize = 8;
+
+/// How often what a predecessor left is looked at: a program that ends in between is in the sum of
+/// ended programs a moment before its end can be read, and seems to have lost its owner.
+const STOCKTAKINGS: usize = 16;
 
 /// How long hooks of a predecessor that nobody has asked for stay: a library may be found late.
 const ORPHANS_NS: u64 = 15_000_000_000;
@@ -49,12 +56,17 @@ pub struct Tracer {
     state: State,
     libraries: Libraries,
     proc: Proc,
+    config: config::Cuda,
 }
 
 #[derive(Debug)]
 #[expect(clippy::large_enum_variant, reason = "there is one of it")]
 enum State {
-    Off { reason: String },
+    Off {
+        reason: String,
+        /// When tracing begins again by itself, where somebody asked for a pause.
+        until: Option<BootNs>,
+    },
     On(Running),
 }
 
@@ -65,6 +77,7 @@ struct Running {
     costs: HitCosts,
     kernel: Kernel,
     lives: Lives,
+    inherited: Inheritance,
     /// Processes that the driver of the GPU lists, by tgid.
     tracked: BTreeMap<u32, Tracked>,
     max_tracked: usize,
@@ -78,26 +91,61 @@ impl Tracer {
     /// Loads the object and hooks the libraries that exist. Takes some 100 ms.
     #[must_use]
     pub fn start(config: &config::Cuda, proc_root: &Path) -> Self {
+        Self::after(config, proc_root, None)
+    }
+
+    /// The same after an agent that has accounted for `baseline` of what is counted in the kernel.
+    #[must_use]
+    pub fn after(config: &config::Cuda, proc_root: &Path, baseline: Option<&CudaBaseline>) -> Self {
         let proc = Proc::new(proc_root);
-        let mut libraries = Libraries::new(config, &proc);
-        let state = match Running::start(config, &proc) {
+        let off = State::Off { reason: "tracing has not begun".to_owned(), until: None };
+        let mut tracer = Self {
+            state: off,
+            libraries: Libraries::new(config, &proc),
+            proc,
+            config: config.clone(),
+        };
+        tracer.begin(baseline);
+        tracer
+    }
+
+    fn begin(&mut self, baseline: Option<&CudaBaseline>) {
+        self.state = match Running::start(&self.config, &self.proc, baseline) {
             Ok(mut running) => {
-                running.refresh(&mut libraries, clock::boot());
+                running.refresh(&mut self.libraries, clock::boot());
                 driver::trim_memory();
                 State::On(running)
             }
             Err(reason) => {
                 tracing::warn!("CUDA calls are not traced: {reason}");
-                State::Off { reason }
+                State::Off { reason, until: None }
             }
         };
-        Self { state, libraries, proc }
+    }
+
+    /// Takes every hook off until then; pins and counts go, too. What is counted is read before.
+    pub fn pause(&mut self, until: BootNs, reason: String) {
+        self.state = State::Off { reason, until: Some(until) };
+        self.libraries = Libraries::new(&self.config, &self.proc);
+    }
+
+    /// Ends a pause. Returns whether there was one.
+    pub fn resume(&mut self) -> bool {
+        let paused = matches!(self.state, State::Off { until: Some(_), .. });
+        if paused {
+            self.begin(None);
+        }
+        paused
     }
 
     /// Everything that was counted. Costs two system calls for each 256 processes.
     pub fn read(&mut self, at: BootNs) -> CudaReadings {
+        if matches!(self.state, State::Off { until: Some(until), .. } if until <= at) {
+            tracing::info!("the pause of tracing has ended");
+            self.begin(None);
+        }
         match &mut self.state {
-            State::Off { reason } => untraced(reason.clone()),
+            State::Off { reason, .. } => untraced(reason.clone()),
             State::On(running) => {
                 running.refresh(&mut self.libraries, at);
                 running.govern_all(&mut self.libraries);
@@ -131,10 +179,12 @@ impl Tracer {
         }
     }
 
-    /// Ends without detaching: hooks and counts that are pinned stay, for a successor.
-    pub fn leave(self) {
-        if let State::On(running) = &self.state {
-            running.kernel.leave();
+    /// Ends without detaching: hooks and counts that are pinned stay, for a successor. Returns
+    /// whether there are any; else everything is detached.
+    pub fn leave(self) -> bool {
+        match &self.state {
+            State::On(running) => running.kernel.leave(),
+            State::Off { .. } => false,
         }
     }
 
@@ -160,6 +210,41 @@ fn pins(root: Option<&Path>) -> Result<Pins, String> {
     Pins::open(root).map_err(|it| it.to_string())
 }
 
+/// Takes stock of what a predecessor left.
+fn inherit(
+    kernel: &mut Kernel,
+    lives: &mut Lives,
+    baseline: Option<&CudaBaseline>,
+) -> Result<Inheritance, KernelError> {
+    let mut found = Found { epoch: kernel.epoch(), fresh: kernel.is_fresh(), ..Found::default() };
+    if found.fresh {
+        return Ok(Inheritance::new(&found, baseline));
+    }
+    let ticks = Proc::ticks_per_second();
+    let identify = |tgid: u32, row: &Row| decode::process_id(tgid, row, ticks);
+    for (tgid, row) in kernel.rows()? {
+        let (process, counts) = (identify(tgid, &row), decode::counts(&row));
+        match row.flags & flag::DEAD {
+            0 => drop(found.live.insert(process, counts)),
+            _ => found.ends.push((process, counts)),
+        }
+    }
+    let mut inherited: Option<Inheritance> = None;
+    for _ in 0..STOCKTAKINGS {
+        kernel.drain(|event, record| {
+            if matches!(event, Event::Exited | Event::Executed) {
+                let process = identify(record.tgid, &record.row);
+                found.ends.push((process, decode::counts(&record.row)));
+            }
+            lives.note(event, record);
+        });
+        found.retired = decode::counts(&kernel.retired()?);
+        let next = Inheritance::new(&found, baseline);
+        inherited = Some(inherited.map_or(next, |it| it.least(&next)));
+    }
+    Ok(inherited.unwrap_or_default())
+}
+
 /// Nothing is known: not even that nobody launched.
 fn untraced(reason: String) -> CudaReadings {
     let tracing = Tracing { reason, ..Tracing::default() };
@@ -167,7 +252,11 @@ fn untraced(reason: String) -> CudaReadings {
 }
 
 impl Running {
-    fn start(config: &config::Cuda, proc: &Proc) -> Result<Self, String> {
+    fn start(
+        config: &config::Cuda,
+        proc: &Proc,
+        baseline: Option<&CudaBaseline>,
+    ) -> Result<Self, String> {
         if !config.enabled {
             return Err("cuda.enabled is false".to_owned());
         }
@@ -177,14 +266,17 @@ impl Running {
         if let Some(why) = kernel.unpinned() {
             tracing::warn!("CUDA calls during a restart of the agent are not counted: {why}");
         }
+        let mut lives = Lives::new(Proc::ticks_per_second(), config.max_processes);
+        let inherited = inherit(&mut kernel, &mut lives, baseline).map_err(|it| reason::of(&it))?;
         let costs = kernel.hit_costs();
         tracing::info!(?costs, "what a hit on a hook costs the process that makes it");
         let governing = govern::start(config, &kernel);
         Ok(Self {
             governing,
             costs,
+            inherited,
             kernel,
-            lives: Lives::new(Proc::ticks_per_second(), config.max_processes),
+            lives,
             tracked: BTreeMap::new(),
             max_tracked: usize::try_from(config.max_processes).unwrap_or(usize::MAX),
             orphans_until: Some(clock::boot() + ORPHANS_NS),
@@ -234,7 +326,8 @@ impl Running {
             processes,
             replaced: Vec::new(),
             cgroups: self.cgroups()?,
-            overflow: overflow.plus(&self.lives.overflow()),
+            overflow: overflow.plus(&self.inherited.ownerless).plus(&self.lives.overflow()),
+            lineage: self.inherited.lineage,
         })
     }
 

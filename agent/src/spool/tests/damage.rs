@@ -14,7 +14,7 @@ fn three_appends(folder: &Path) {
     let mut store = open(folder);
     let mut index = 0;
     for size in SIZES {
-        store.append(&stamped((0..size).map(|it| tile(0, index + it)))).unwrap();
+        store.append(&stamped((0..size).map(|it| tile(0, index + it))), None).unwrap();
         index += size;
     }
 }

@@ -39,7 +39,7 @@ async fn appended_sent_acknowledged() {
     let spool = open(folder.path());
     let handle = spool.handle();
     assert_eq!(handle.next_batch(1, WIDE).await.unwrap(), None);
-    handle.append(vec![tile(0, 0), tile(0, 1)]);
+    handle.append(vec![tile(0, 0), tile(0, 1)], None);
     until_unsent(&handle, 2).await;
     let batch = handle.next_batch(1, WIDE).await.unwrap().unwrap();
     assert_eq!(decoded(&batch), [tile(0, 0), tile(0, 1)]);
@@ -55,7 +55,7 @@ async fn appended_sent_acknowledged() {
 async fn a_restart_in_the_same_boot_knows_where_it_stopped() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());
-    spool.handle().append(vec![tile(0, 0)]);
+    spool.handle().append(vec![tile(0, 0)], None);
     assert!(spool.close(PATIENCE).await);
     let spool = open(folder.path());
     assert_eq!(spool.positions().len(), 1);
@@ -81,7 +81,7 @@ async fn a_folder_that_cannot_be_used_is_tried_again() {
     std::fs::write(&folder, "a file is in the way").unwrap();
     let spool = open(&folder);
     let handle = spool.handle();
-    handle.append(vec![tile(0, 0)]);
+    handle.append(vec![tile(0, 0)], None);
     let status = until(&handle, |it| it.held_records == 1).await;
     assert!(matches!(status.state, SpoolState::Failing(_)) && status.open.is_none());
     let error = handle.next_batch(1, WIDE).await.unwrap_err();
@@ -101,7 +101,7 @@ async fn a_full_spool_holds_records_in_memory_until_there_is_room() {
     let mut next = 1;
     let mut index = 0;
     let status = loop {
-        handle.append((0..200).map(|it| tile(0, index + it)).collect());
+        handle.append((0..200).map(|it| tile(0, index + it)).collect(), None);
         index += 200;
         // Sealed records cannot be merged: they fill the cap.
         if let Ok(Some(batch)) = handle.next_batch(next, WIDE).await {
@@ -137,7 +137,7 @@ async fn drain(handle: &SpoolHandle, mut next: u64) -> u64 {
 async fn a_damaged_database_is_set_aside() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());
-    spool.handle().append(vec![tile(0, 0)]);
+    spool.handle().append(vec![tile(0, 0)], None);
     let before = until_unsent(&spool.handle(), 1).await.open.unwrap().spool_id;
     assert!(spool.close(PATIENCE).await);
     let path = folder.path().join("spool.db");
@@ -150,7 +150,7 @@ async fn a_damaged_database_is_set_aside() {
         std::fs::read(folder.path().join("spool.db.corrupt")).unwrap(),
         b"this was a database"
     );
-    handle.append(vec![tile(0, 1)]);
+    handle.append(vec![tile(0, 1)], None);
     let status = until_unsent(&handle, 1).await;
     assert_ne!(status.open.unwrap().spool_id, before);
     assert!(spool.close(PATIENCE).await);
@@ -160,7 +160,7 @@ async fn a_damaged_database_is_set_aside() {
 async fn damage_that_shows_later_begins_a_new_sequence() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());
-    spool.handle().append((0..3).map(|index| tile(0, index)).collect());
+    spool.handle().append((0..3).map(|index| tile(0, index)).collect(), None);
     assert!(spool.close(PATIENCE).await);
     // Opening moves the log into the database, where the bit is flipped.
     assert!(open(folder.path()).close(PATIENCE).await);
@@ -174,7 +174,7 @@ async fn damage_that_shows_later_begins_a_new_sequence() {
     let handle = spool.handle();
     let before = until_unsent(&handle, 3).await.open.unwrap().spool_id;
     assert!(handle.next_batch(1, WIDE).await.is_err());
-    handle.append(vec![tile(0, 9)]);
+    handle.append(vec![tile(0, 9)], None);
     let status = until_unsent(&handle, 1).await;
     assert_ne!(status.open.unwrap().spool_id, before);
     assert!(folder.path().join("spool.db.corrupt").exists());
@@ -186,7 +186,7 @@ async fn what_is_meant_for_another_sequence_changes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let spool = open(folder.path());
     let handle = spool.handle();
-    handle.append(vec![tile(0, 0), tile(0, 1)]);
+    handle.append(vec![tile(0, 0), tile(0, 1)], None);
     until_unsent(&handle, 2).await;
     let old = id(&handle);
     handle.next_batch(1, WIDE).await.unwrap();

@@ -12,7 +12,7 @@ use crate::model::units::BootNs;
 use crate::model::usage::{Class, MemoryIntegral, Record, Share, Tile};
 use crate::record::Stamp;
 use crate::spool::coalesce::{Depth, coalesce};
-use crate::spool::pending::Pending;
+use crate::spool::pending::{Measured, Pending};
 use crate::spool::store::Store;
 
 /// Everything that a set of records says, without when exactly.
@@ -142,7 +142,7 @@ fn a_database_near_its_cap_merges_what_was_not_sent() {
     for hour in 0..hours {
         let tens = hour * 360..(hour + 1) * 360;
         let records = tens.flat_map(|index| [tile(0, index), cuda(index * 10)]);
-        store.append(&stamped(records)).unwrap();
+        store.append(&stamped(records), None).unwrap();
     }
     assert!(store.used_bytes().unwrap() < MIB);
     let mut found = Vec::new();
@@ -165,27 +165,28 @@ fn a_database_near_its_cap_merges_what_was_not_sent() {
 fn what_waits_in_memory_is_merged_and_at_last_counted_as_lost() {
     let mut pending = Pending::default();
     let day = 8_640;
-    (0..day).for_each(|index| pending.push(stamped([tile(0, index), tile(1, index)])));
+    (0..day).for_each(|index| pending.push(stamped([tile(0, index), tile(1, index)]), None));
     assert!(pending.len() < 1_200, "{} records wait", pending.len());
     assert_eq!(pending.lost, 0);
-    let kept: Vec<Record> = pending.take().into_iter().map(|it| it.0).collect();
+    let kept: Vec<Record> = pending.take().records.into_iter().map(|it| it.0).collect();
     let all: Vec<Record> = (0..day).flat_map(|index| [tile(0, index), tile(1, index)]).collect();
     assert_eq!(sums(&kept), sums(&all));
 
     // Gaps keep them apart: nothing can be merged.
     let apart = |index: u64| tile(0, 2 * index);
-    (0..20_000).for_each(|index| pending.push([(apart(index), stamp())]));
+    (0..20_000).for_each(|index| pending.push([(apart(index), stamp())], None));
     assert_eq!(pending.len() as u64 + pending.lost, 20_000);
     assert!(pending.len() <= 17_408);
     let lost = pending.lost;
-    assert_eq!(pending.take().first().unwrap().0, apart(lost), "the oldest are lost");
+    assert_eq!(pending.take().records.first().unwrap().0, apart(lost), "the oldest are lost");
 }
 
 #[test]
 fn what_could_not_be_written_keeps_its_place() {
     let mut pending = Pending::default();
-    pending.push(stamped([tile(0, 2)]));
-    pending.put_back(stamped([tile(0, 0), tile(0, 1)]));
-    let order: Vec<Record> = pending.take().into_iter().map(|it| it.0).collect();
+    pending.push(stamped([tile(0, 2)]), None);
+    let records = stamped([tile(0, 0), tile(0, 1)]);
+    pending.put_back(Measured { records, baseline: None });
+    let order: Vec<Record> = pending.take().records.into_iter().map(|it| it.0).collect();
     assert_eq!(order, [tile(0, 0), tile(0, 1), tile(0, 2)]);
 }

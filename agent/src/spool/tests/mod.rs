@@ -9,7 +9,7 @@ use std::path::Path;
 
 use crate::attribution::fixtures;
 use crate::model::units::BootNs;
-use crate::model::usage::{Class, Record, Share, Tile};
+use crate::model::usage::{Class, CudaBaseline, Record, Share, Tile};
 use crate::record::{self, Stamp};
 use crate::spool::schema::{Place, StoreError};
 use crate::spool::store::Store;
@@ -64,13 +64,13 @@ fn decoded(batch: &Batch) -> Vec<Record> {
 fn a_sealed_record_is_the_same_for_ever() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.append(&stamped([tile(0, 0), tile(1, 0), cuda(0)])).unwrap();
+    store.append(&stamped([tile(0, 0), tile(1, 0), cuda(0)]), None).unwrap();
     let first = store.next_batch(1, WIDE).unwrap().unwrap();
     assert_eq!((first.first_seq, first.last_seq()), (1, 3));
     assert_eq!(decoded(&first), [tile(0, 0), tile(1, 0), cuda(0)]);
     assert_eq!(blake3::hash(&first.records[2].payload).as_bytes()[..], first.records[2].hash[..]);
 
-    store.append(&stamped([tile(0, 1)])).unwrap();
+    store.append(&stamped([tile(0, 1)]), None).unwrap();
     assert_eq!(store.next_batch(1, WIDE).unwrap().unwrap(), first);
     drop(store);
     let mut store = open(folder.path());
@@ -83,7 +83,7 @@ fn a_sealed_record_is_the_same_for_ever() {
 fn a_stop_between_seal_and_ack_loses_and_doubles_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.append(&stamped((0..5).map(|index| tile(0, index)))).unwrap();
+    store.append(&stamped((0..5).map(|index| tile(0, index))), None).unwrap();
     let narrow = BatchLimits { records: 2, ..WIDE };
     let sent = store.next_batch(1, narrow).unwrap().unwrap();
     let id = store.meta.spool_id;
@@ -105,7 +105,7 @@ fn a_stop_between_seal_and_ack_loses_and_doubles_nothing() {
 fn a_batch_keeps_to_its_limits_and_has_at_least_one_record() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.append(&stamped((0..10).map(|index| tile(0, index)))).unwrap();
+    store.append(&stamped((0..10).map(|index| tile(0, index))), None).unwrap();
     let one = store.next_batch(1, BatchLimits { bytes: 1, ..WIDE }).unwrap().unwrap();
     assert_eq!(one.records.len(), 1);
     let bytes = 3 * Batch::wire_bytes(&one.records[0]) + 20;
@@ -117,7 +117,7 @@ fn a_batch_keeps_to_its_limits_and_has_at_least_one_record() {
 fn acknowledged_records_stay_for_a_refill() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.append(&stamped((0..4).map(|index| tile(0, index)))).unwrap();
+    store.append(&stamped((0..4).map(|index| tile(0, index))), None).unwrap();
     let sent = store.next_batch(1, WIDE).unwrap().unwrap();
     store.acked(4, b"old").unwrap();
     assert_eq!(store.unsent(), 0);
@@ -130,7 +130,7 @@ fn acknowledged_records_stay_for_a_refill() {
 fn a_new_sequence_begins_with_what_comes_after() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.append(&stamped((0..4).map(|index| tile(0, index)))).unwrap();
+    store.append(&stamped((0..4).map(|index| tile(0, index))), None).unwrap();
     store.next_batch(1, BatchLimits { records: 3, ..WIDE }).unwrap().unwrap();
     let before = store.meta.spool_id;
     store.renumber(2).unwrap();
@@ -147,7 +147,7 @@ fn a_refill_says_what_is_no_longer_there() {
     let mut store = Store::open(&place(folder.path(), MIB)).unwrap();
     // Half full with what was acknowledged, which then makes room.
     for index in 0..30 {
-        store.append(&stamped((0..100).map(|it| tile(0, index * 100 + it)))).unwrap();
+        store.append(&stamped((0..100).map(|it| tile(0, index * 100 + it))), None).unwrap();
         let next = store.meta.sealed_through + 1;
         let through = store.next_batch(next, WIDE).unwrap().unwrap().last_seq();
         store.acked(through, b"old").unwrap();
@@ -164,7 +164,7 @@ fn a_refill_says_what_is_no_longer_there() {
 fn a_batch_begins_after_what_was_acknowledged_and_is_gone() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = Store::open(&place(folder.path(), MIB)).unwrap();
-    store.append(&stamped((0..3_000).map(|index| tile(0, index)))).unwrap();
+    store.append(&stamped((0..3_000).map(|index| tile(0, index))), None).unwrap();
     while let Some(batch) = store.next_batch(store.meta.sealed_through + 1, WIDE).unwrap() {
         store.acked(batch.last_seq().min(2_999), b"ledger").unwrap();
     }
@@ -176,7 +176,7 @@ fn a_batch_begins_after_what_was_acknowledged_and_is_gone() {
 fn positions_are_those_of_the_boot_asked_for() {
     let folder = tempfile::tempdir().unwrap();
     let mut store = open(folder.path());
-    store.append(&stamped([tile(0, 0), tile(1, 0), tile(0, 1), cuda(0)])).unwrap();
+    store.append(&stamped([tile(0, 0), tile(1, 0), tile(0, 1), cuda(0)]), None).unwrap();
     let ends: Vec<u64> = store.positions("boot").unwrap().values().map(|it| it.0).collect();
     assert_eq!(ends, [20 * SECOND, 10 * SECOND]);
     assert!(store.positions("another boot").unwrap().is_empty());
@@ -190,7 +190,7 @@ fn a_full_spool_refuses_and_is_writable_again_after_an_ack() {
     let mut index = 0;
     // Sealed records cannot be merged: they fill the cap.
     let full = loop {
-        match store.append(&stamped((0..100).map(|it| tile(0, index + it)))) {
+        match store.append(&stamped((0..100).map(|it| tile(0, index + it))), None) {
             Ok(()) => index += 100,
             Err(error) => break error,
         }
@@ -202,5 +202,20 @@ fn a_full_spool_refuses_and_is_writable_again_after_an_ack() {
     assert!(store.used_bytes().unwrap() <= MIB);
     assert_eq!(store.unsent(), index, "a refused append leaves nothing behind");
     store.acked(next - 1, b"ledger").unwrap();
-    store.append(&stamped([tile(0, index)])).unwrap();
+    store.append(&stamped([tile(0, index)]), None).unwrap();
+}
+
+#[test]
+fn what_is_accounted_for_is_stored_with_its_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut store = open(folder.path());
+    let baseline = |epoch| CudaBaseline { epoch, ..CudaBaseline::default() };
+    store.append(&stamped([cuda(0)]), Some(("boot", &baseline(1)))).unwrap();
+    store.append(&stamped([tile(0, 0)]), None).unwrap();
+    drop(store);
+    let mut store = open(folder.path());
+    assert_eq!(store.baseline("boot").unwrap(), Some(baseline(1)));
+    assert_eq!(store.baseline("another boot").unwrap(), None);
+    store.append(&[], Some(("another boot", &baseline(2)))).unwrap();
+    assert_eq!(store.baseline("boot").unwrap(), None, "it says nothing any more");
 }

@@ -112,7 +112,7 @@ impl Agent {
     fn append(&mut self, records: u64) {
         let first = self.appended;
         self.appended += records;
-        self.handle().append((first..self.appended).map(tile).collect());
+        self.handle().append((first..self.appended).map(tile).collect(), None);
     }
 
     /// Until the collector has everything and has said so.

@@ -3,6 +3,9 @@
 //! A tick reads every source; a process event (an exit, a new CUDA process, a first launch after a
 //! silence) reads them at once, so that a class change does not wait for the tick.
 
+mod commands;
+mod succession;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,7 +13,7 @@ use std::time::Duration;
 use proto::telemetry::v1::{LiveUpdate, NodeIdentity};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior};
 use tracing::{info, warn};
@@ -19,6 +22,7 @@ use crate::admin::{self, Published};
 use crate::classify::Policy;
 use crate::clock;
 use crate::config::Config;
+use crate::control::server::Asked;
 use crate::health;
 use crate::metrics::{Snapshot, own::Own};
 use crate::pacing::Pacing;
@@ -28,6 +32,7 @@ use crate::spool::{Spool, SpoolError, SpoolStatus};
 use crate::status::{self, Status};
 use crate::uplink::link::LinkState;
 use crate::uplink::{self, UplinkConfig, UplinkError};
+use succession::Successor;
 
 /// How long the last records may take to reach the collector when the agent stops. What does not
 /// make it stays in the spool.
@@ -47,6 +52,11 @@ pub enum RunError {
          Another agent may be running: stop it, or set http.listen to a free port"
     )]
     Listen { address: SocketAddr, source: std::io::Error },
+    #[error(
+        "an agent runs here and does not hand over: {0}; nothing was attached or sent. Stop that \
+         agent, or give this one another spool.path and http.listen"
+    )]
+    Predecessor(String),
     #[error("{0}")]
     Spool(#[from] SpoolError),
     #[error("{0}; nothing was attached or sent")]
@@ -59,17 +69,30 @@ pub enum RunError {
     Signal(std::io::Error),
 }
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT or SIGTERM. An agent that runs on the same spool hands over first; after it has
+/// handed over to a successor, this one waits for the signal and does nothing.
 pub async fn run(config: Config) -> Result<(), RunError> {
     let mut signals = Signals::listen().map_err(RunError::Signal)?;
+    succession::succeed(&config).await?;
     let listener = TcpListener::bind(config.http_listen)
         .await
         .map_err(|source| RunError::Listen { address: config.http_listen, source })?;
     let mut agent = Agent::start(config)?;
     agent.serve(listener);
-    agent.watch(&mut signals).await;
-    agent.stop().await;
+    match agent.watch(&mut signals).await {
+        Ending::Signal => Box::pin(agent.stop()).await,
+        Ending::Successor(successor) => {
+            Box::pin(agent.hand_over(successor)).await;
+            signals.received().await;
+        }
+    }
     Ok(())
+}
+
+/// Why the loop ended.
+enum Ending {
+    Signal,
+    Successor(Successor),
 }
 
 struct Signals {
@@ -108,6 +131,8 @@ struct Agent {
     stopping: watch::Sender<bool>,
     uplink: JoinSet<()>,
     http: JoinSet<()>,
+    questions: mpsc::Receiver<Asked>,
+    control: JoinSet<()>,
 }
 
 // === impl Agent ===
@@ -129,16 +154,18 @@ impl Agent {
         let (live, live_out) = watch::channel(None);
         let (link_in, link) = watch::channel(LinkState::unconnected("no collector was tried yet"));
         let (stopping, stop) = watch::channel(false);
+        let (control, questions) = commands::listen(&config);
         let mut delivery = JoinSet::new();
         if let Some(uplink) = uplink {
             delivery.spawn(uplink::run(uplink, spool.handle(), live_out, link_in, stop));
         }
         Ok(Self {
-            sources: Sources::start(&config),
+            sources: Sources::start(&config, spool.baseline()),
             pipeline: Pipeline::new(
                 Policy::new(config.allocations),
                 config.tile,
                 spool.positions().clone(),
+                spool.baseline().cloned(),
             ),
             own: Own::register(),
             published: watch::channel(None).0,
@@ -151,6 +178,8 @@ impl Agent {
             stopping,
             uplink: delivery,
             http: JoinSet::new(),
+            questions,
+            control,
         })
     }
 
@@ -166,13 +195,17 @@ impl Agent {
         });
     }
 
-    async fn watch(&mut self, signals: &mut Signals) {
+    async fn watch(&mut self, signals: &mut Signals) -> Ending {
         let mut ticker = tokio::time::interval(self.config.tick);
         ticker.set_missed_tick_behavior(MissedTickBehavior::Skip);
         let mut pacing = Pacing::default();
         loop {
             let cause = tokio::select! {
-                () = signals.received() => return,
+                () = signals.received() => return Ending::Signal,
+                Some(asked) = self.questions.recv() => match self.answer(asked).await {
+                    Some(ending) => return ending,
+                    None => continue,
+                },
                 _ = ticker.tick() => "tick",
                 change = self.sources.cuda.changed() => {
                     pacing.note(Instant::now(), change);
@@ -193,7 +226,7 @@ impl Agent {
         let records = self.pipeline.step(readings);
         self.own.readings.with_label_values(&[cause]).inc();
         self.own.records.inc_by(records.len() as u64);
-        self.spool.handle().append(records);
+        self.spool.handle().append(records, self.pipeline.take_baseline());
         self.publish();
         self.own
             .reading_seconds
@@ -248,7 +281,7 @@ impl Agent {
         }
         let records = self.pipeline.finish(clock::boot());
         self.sources.stop();
-        self.spool.handle().append(records);
+        self.spool.handle().append(records, self.pipeline.take_baseline());
         self.stopping.send_replace(true);
         let flushed = tokio::time::timeout(FLUSH, self.uplink.join_next()).await;
         if flushed.is_err() {
@@ -256,6 +289,7 @@ impl Agent {
         }
         self.uplink.shutdown().await;
         self.http.shutdown().await;
+        self.control.shutdown().await;
         if self.spool.close(CLOSE).await {
             info!("stopped: all hooks are detached, what was not sent is in the spool");
         } else {
