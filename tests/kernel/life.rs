@@ -7,7 +7,9 @@ use std::time::Duration;
 use agent::clock;
 use agent::samplers::cuda::Tracer;
 use nix::sys::signal::Signal;
+use tests::wait::{check, eventually};
 
+use crate::maps::entries_in_hash_maps;
 use crate::rig::{Build, Node, exited, exits, next_pid_is, now, only, without_wait};
 
 #[test]
@@ -99,6 +101,22 @@ fn what_was_done_before_a_kill_is_kept() {
     let (_, process) = exited(&mut tracer, tgid);
     assert!(process.counts.launches() >= truth.called("cuLaunchKernel"));
     assert_eq!(tracer.read(clock::boot()).tracing.losses(), 0);
+}
+
+#[test]
+fn a_kill_in_the_middle_of_calls_leaves_nothing() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer();
+    let waiting = "--launches 100000 --kernel-us 50000 --synchronize-every 1 --threads 4";
+    let workload = node.start(waiting);
+    eventually(Duration::from_secs(5), "four threads are in a call each", || {
+        let entries = entries_in_hash_maps();
+        check(entries >= 5, || format!("{entries} entries, its row among them"))
+    });
+    let tgid = workload.tgid();
+    workload.kill();
+    assert!(exited(&mut tracer, tgid).1.counts.launches() >= 4);
+    assert_eq!(entries_in_hash_maps(), 0);
 }
 
 #[test]
