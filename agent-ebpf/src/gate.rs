@@ -6,7 +6,7 @@
 //! A hit at a closed gate costs the trap and nothing else. It is counted apart, because the budget
 //! pays for it too.
 
-use agent_ebpf::{Cookie, GATES as COUNT};
+use agent_ebpf::cookie::{Cookie, GATES as COUNT};
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::Array;
 

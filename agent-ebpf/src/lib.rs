@@ -6,12 +6,15 @@
 
 #![no_std]
 
+pub mod cookie;
+pub mod keys;
+
 use core::mem::size_of;
 
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
 /// a counter counts. An agent goes on with the pins of its own number only; programs that a
 /// predecessor attached go on as they are, so that a change in what they count needs a new number.
-pub const ABI: u32 = 1;
+pub const ABI: u32 = 2;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.
@@ -88,7 +91,9 @@ pub enum Counter {
     Queries,
     ModuleLoads,
     ModuleLoadNs,
+    /// Contexts that were created, and primary ones that were retained, each time.
     Contexts,
+    /// Contexts that it destroyed or reset.
     ContextsDestroyed,
     Streams,
 }
@@ -121,17 +126,12 @@ pub enum Allocation {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(C)]
 pub struct Row {
-    /// CLOCK_BOOTTIME ns at which the thread group leader was started: with the tgid, the identity.
-    /// 0 in the overflow row, which belongs to many.
+    /// CLOCK_BOOTTIME ns at which the thread group leader was started: with the tgid, the identity
+    /// of the process. 0 in the overflow row, which belongs to many, and in a row that is being made.
     pub start_boottime_ns: u64,
-    /// CLOCK_BOOTTIME ns of the newest kernel or graph launch, to within a tick of the kernel's
-    /// timer (1 to 10 ms); 0 = none so far.
-    pub last_launch_ns: u64,
-    /// The timer tick at which `last_launch_ns` was taken: reading the clock costs more than all
-    /// the rest of a hit, so it is read once a tick.
-    pub last_launch_tick: u64,
-    /// CLOCK_BOOTTIME ns of the first launch that is not known to have ended; 0 = there is none.
-    pub pending_since_ns: u64,
+    /// `start_boottime_ns` and the programs that this process ran before: with the tgid, the identity
+    /// of the program.
+    pub program: u64,
     /// Device, managed and virtual memory that is allocated now, as far as it was seen.
     pub live_bytes: u64,
     pub peak_bytes: u64,
@@ -140,25 +140,52 @@ pub struct Row {
     /// Of the unified hierarchy, when the process was first seen; 1 is its root, also where the
     /// process is in a group of the old hierarchies only.
     pub cgroup_id: u64,
+    /// Contexts that are known and not destroyed.
+    pub contexts: u64,
+    /// Handle of the only context; meaningless where there are none or several.
+    pub context: u64,
     /// User at the first call.
     pub uid: u32,
-    /// Bits of [`flag`].
-    pub flags: u32,
-    /// Ordinal, plus 1, of the device of the first context; 0 = not known.
+    /// Device of the first context: its ordinal plus 1, [`NO_DEVICE`] or [`UNKNOWN_DEVICE`].
     pub home: u32,
+    /// How often the process lost all of its memory at once.
+    pub resets: u32,
     pub unused: u32,
+    /// CLOCK_BOOTTIME ns of the first launch that is not known to have ended; 0 = there is none.
+    pub pending_since_ns: u64,
+    /// CLOCK_BOOTTIME ns of the newest kernel or graph launch, to within a tick of the kernel's
+    /// timer (1 to 10 ms); 0 = none so far.
+    pub last_launch_ns: u64,
+    /// The timer tick at which `last_launch_ns` was taken, 0 where `pending_since_ns` must be looked
+    /// at: reading the clock costs more than all the rest of a hit, so it is read once a tick.
+    pub last_launch_tick: u64,
+    /// 0 or 1 for each [`flag`]. A byte each, so that setting one needs no atomic operation.
+    pub flags: [u8; 8],
     pub counts: [u64; COUNTERS],
 }
 
-/// Bits of [`Row::flags`].
+/// [`Row::home`] before the first context.
+pub const NO_DEVICE: u32 = 0;
+/// A context whose device nobody has told.
+pub const UNKNOWN_DEVICE: u32 = u32::MAX;
+
+/// Indices into [`Row::flags`].
 pub mod flag {
     /// The process has exited and the ring had no room to say so. Only user space removes such a
     /// row, unless the tgid is taken again first.
-    pub const DEAD: u32 = 1;
+    pub const DEAD: usize = 0;
     /// An allocation was not remembered: `live_bytes` and `peak_bytes` are too small.
-    pub const UNTRACKED: u32 = 1 << 1;
-    /// Contexts on more than one device.
-    pub const SEVERAL_DEVICES: u32 = 1 << 2;
+    pub const UNTRACKED: usize = 1;
+    /// Contexts on more than one device, or on one that is not known besides a known one.
+    pub const SEVERAL_DEVICES: usize = 2;
+    /// More than one context at one time.
+    pub const SEVERAL_CONTEXTS: usize = 3;
+    /// It made streams: waiting for the default one does not end all work.
+    pub const STREAMS: usize = 4;
+    /// It launches into streams of its threads.
+    pub const THREAD_STREAMS: usize = 5;
+    /// The overflow row: it belongs to many, so that only its counts mean anything.
+    pub const SHARED: usize = 6;
 }
 
 /// Why a record was sent.
@@ -169,7 +196,8 @@ pub enum Event {
     Appeared = 1,
     /// First launch after [`SILENCE_NS`] without one.
     Awoke = 2,
-    /// A known process runs another program now.
+    /// A known process runs another program now; `row` is the final one of the program that it left,
+    /// and no longer in the kernel.
     Executed = 3,
     /// The last thread is gone; `row` is final and no longer in the kernel.
     Exited = 4,
@@ -198,13 +226,21 @@ pub enum Loss {
     Calls = 0,
     /// Records that found the ring full. An exit among them is found later by its `dead` row.
     Records = 1,
-    /// Calls whose result was not awaited, because `PENDING` is full: counted as successful.
+    /// Calls whose result was not awaited, because `THREADS` or the thread's room in it is full:
+    /// counted as successful.
     Results = 2,
-    /// Processes whose final counts went to the overflow row: their tgid was taken again before
+    /// Programs whose final counts went to the overflow row: their row was needed again before
     /// anyone had read them.
     Processes = 3,
     /// Groups whose path was not kept, because `CGROUPS` is full.
     Cgroups = 4,
+    /// Allocations that were not remembered, because `LIVE` is full.
+    Allocations = 5,
+    /// Contexts, and calls on a second device, whose device is not known or not counted apart,
+    /// because `CONTEXTS`, `THREADS`, `DEVICES` or `UUIDS` is full.
+    Contexts = 6,
+    /// Batches of copies of which only the first copies' bytes are counted.
+    Sizes = 7,
 }
 
 /// Index into `OWNER`, which only user space writes.
@@ -221,121 +257,30 @@ pub enum Ownership {
 pub const OWNERSHIPS: usize = 2;
 
 /// How many kinds of loss there are.
-pub const LOSSES: usize = 5;
+pub const LOSSES: usize = 8;
 
 impl Default for Row {
     fn default() -> Self {
         Self {
             start_boottime_ns: 0,
-            last_launch_ns: 0,
-            last_launch_tick: 0,
-            pending_since_ns: 0,
+            program: 0,
             live_bytes: 0,
             peak_bytes: 0,
             host_bytes: 0,
             cgroup_id: 0,
+            contexts: 0,
+            context: 0,
             uid: 0,
-            flags: 0,
-            home: 0,
+            home: NO_DEVICE,
+            resets: 0,
             unused: 0,
+            pending_since_ns: 0,
+            last_launch_ns: 0,
+            last_launch_tick: 0,
+            flags: [0; 8],
             counts: [0; COUNTERS],
         }
     }
-}
-
-/// What a hook is told about its symbol, through the attach cookie.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Cookie(pub u64);
-
-impl Cookie {
-    /// Adds 1 to `calls`.
-    #[must_use]
-    pub const fn count(calls: Counter) -> Self {
-        Self(calls as u64)
-    }
-
-    /// Adds 1 to `calls` and the argument at `position` (from 0) to the counter after it.
-    #[must_use]
-    pub const fn sum(calls: Counter, position: u8) -> Self {
-        Self(calls as u64 | (position as u64) << 8)
-    }
-
-    /// Waits for the result of a call. `slot` tells apart the functions that may be under way in
-    /// one thread; it is less than [`SLOTS`].
-    #[must_use]
-    pub const fn result(calls: Counter, slot: u8) -> Self {
-        Self(calls as u64 | (slot as u64) << 8)
-    }
-
-    /// Waits for the result of a pitched allocation, whose size is known only then.
-    #[must_use]
-    pub const fn pitched(slot: u8) -> Self {
-        Self(Self::result(Counter::DeviceAllocations, slot).0 | 1 << 16)
-    }
-
-    #[inline(always)]
-    #[must_use]
-    pub const fn is_pitched(self) -> bool {
-        self.0 >> 16 & 1 == 1
-    }
-
-    /// The same hook behind a gate, which is less than [`GATES`].
-    #[must_use]
-    pub const fn behind(self, gate: u32) -> Self {
-        debug_assert!(gate < GATES, "there are no more gates");
-        Self(self.0 | (gate as u64 + 1) << GATE_SHIFT)
-    }
-
-    /// `None` = the hook always counts.
-    #[inline(always)]
-    #[must_use]
-    pub const fn gate(self) -> Option<u32> {
-        let field = (self.0 >> GATE_SHIFT) as u32;
-        if field == 0 { None } else { Some(field - 1) }
-    }
-
-    #[inline(always)]
-    #[must_use]
-    pub const fn counter(self) -> usize {
-        (self.0 & 0xff) as usize
-    }
-
-    /// The position of an argument, or a slot.
-    #[inline(always)]
-    #[must_use]
-    pub const fn detail(self) -> u64 {
-        (self.0 >> 8) & 0xff
-    }
-}
-
-/// The upper bits of a cookie hold its gate, plus 1.
-const GATE_SHIFT: u32 = 48;
-/// Gates that there are: one for each governed group of each library file.
-pub const GATES: u32 = 1_024;
-
-/// Functions whose result is awaited; bounds what one thread can leave in `PENDING`.
-pub const SLOTS: u8 = 8;
-
-/// Key of `PENDING`: a call that has started and not returned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C)]
-pub struct PendingKey {
-    /// tgid in the upper, thread id in the lower half.
-    pub thread: u64,
-    pub slot: u64,
-}
-
-/// Value of `PENDING`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[repr(C)]
-pub struct Pending {
-    /// CLOCK_BOOTTIME ns.
-    pub start_ns: u64,
-    /// Second argument: the size of an allocation, or the address of its pitch; meaningless for
-    /// other calls.
-    pub second: u64,
-    /// Fourth argument: the rows of a pitched allocation; meaningless for other calls.
-    pub fourth: u64,
 }
 
 /// Levels of a group's path below the root; a job step of Slurm has six.
@@ -361,6 +306,7 @@ pub struct Offsets {
     pub task_tgid: u32,
     pub task_group_leader: u32,
     pub task_start_boottime: u32,
+    pub task_self_exec_id: u32,
     pub task_signal: u32,
     pub signal_live: u32,
     /// 0 = not known, as the four below: groups then have no names.
@@ -372,12 +318,10 @@ pub struct Offsets {
 }
 
 const _: () = assert!(Counter::HostFreedBytes as usize + 1 == Counter::Maps as usize);
-const _: () = assert!(Loss::Cgroups as usize + 1 == LOSSES);
-const _: () = assert!(size_of::<Row>() == 80 + 8 * COUNTERS);
+const _: () = assert!(Loss::Sizes as usize + 1 == LOSSES);
+const _: () = assert!(size_of::<Row>() == 112 + 8 * COUNTERS);
 const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
-const _: () = assert!(size_of::<PendingKey>() == 16);
-const _: () = assert!(size_of::<Pending>() == 24);
-const _: () = assert!(size_of::<Offsets>() == 40);
+const _: () = assert!(size_of::<Offsets>() == 44);
 
 // SAFETY: `repr(C)`, only integers, no padding: every bit pattern is a valid value.
 #[cfg(not(target_arch = "bpf"))]
@@ -387,31 +331,7 @@ unsafe impl aya::Pod for Row {}
 unsafe impl aya::Pod for Record {}
 // SAFETY: as for `Row`.
 #[cfg(not(target_arch = "bpf"))]
-unsafe impl aya::Pod for PendingKey {}
-// SAFETY: as for `Row`.
-#[cfg(not(target_arch = "bpf"))]
-unsafe impl aya::Pod for Pending {}
-// SAFETY: as for `Row`.
-#[cfg(not(target_arch = "bpf"))]
 unsafe impl aya::Pod for Cgroup {}
 // SAFETY: as for `Row`.
 #[cfg(not(target_arch = "bpf"))]
 unsafe impl aya::Pod for Offsets {}
-
-#[cfg(test)]
-mod tests {
-    use super::{Cookie, Counter, GATES};
-
-    #[test]
-    fn a_cookie_carries_a_counter_and_a_detail() {
-        let cookie = Cookie::sum(Counter::PeerCalls, 4);
-        assert_eq!((cookie.counter(), cookie.detail()), (Counter::PeerCalls as usize, 4));
-        assert_eq!(Cookie::count(Counter::KernelLaunches).counter(), 0);
-        let pitched = Cookie::pitched(7);
-        assert!(pitched.is_pitched() && !cookie.is_pitched());
-        let behind = cookie.behind(GATES - 1);
-        assert_eq!((cookie.gate(), behind.gate()), (None, Some(GATES - 1)));
-        assert_eq!((behind.counter(), behind.detail()), (cookie.counter(), cookie.detail()));
-        assert_eq!((pitched.counter(), pitched.detail()), (Counter::DeviceAllocations as usize, 7));
-    }
-}

@@ -38,6 +38,21 @@ pub(crate) fn count<C: EbpfContext>(ctx: &C, loss: Loss, tgid: u32) {
         Loss::Cgroups => {
             warn!(ctx, "process {}: the path of its control group was not kept", tgid)
         }
+        Loss::Allocations => warn!(
+            ctx,
+            "process {}: an allocation is not remembered, its live memory is more than is shown; raise cuda.max_allocations",
+            tgid
+        ),
+        Loss::Contexts => warn!(
+            ctx,
+            "process {}: no room for what it does on which device; raise cuda.max_processes", tgid
+        ),
+        Loss::Sizes => {
+            warn!(
+                ctx,
+                "process {}: a batch of copies is too long, some bytes are not counted", tgid
+            )
+        }
     }
 }
 

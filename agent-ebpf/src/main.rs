@@ -9,7 +9,11 @@ mod cgroups;
 #[cfg(target_arch = "bpf")]
 mod cuda;
 #[cfg(target_arch = "bpf")]
+mod devices;
+#[cfg(target_arch = "bpf")]
 mod gate;
+#[cfg(target_arch = "bpf")]
+mod live;
 #[cfg(target_arch = "bpf")]
 mod loss;
 #[cfg(target_arch = "bpf")]
@@ -19,7 +23,11 @@ mod process;
 #[cfg(target_arch = "bpf")]
 mod rows;
 #[cfg(target_arch = "bpf")]
+mod spans;
+#[cfg(target_arch = "bpf")]
 mod task;
+#[cfg(target_arch = "bpf")]
+mod threads;
 
 /// Under which licence the kernel is asked to load the programs. It reserves some of the helpers
 /// that they call to this one, under which they are offered besides Apache-2.0.

@@ -1,15 +1,17 @@
 //! Every map: what it holds, its bound, and what happens when the bound is reached.
 //!
-//! User space lowers or raises the bounds of `COUNTERS` and `TRACKED` when it loads the object
-//! (`cuda.max_processes`); the numbers here are the defaults.
+//! User space sets the bounds when it loads the object, from `cuda.max_processes` and
+//! `cuda.max_allocations`; the numbers here are the defaults. All hash maps are preallocated: a hit
+//! never allocates, and kernels before 6.1 complain about programs that might.
 
-use agent_ebpf::{Cgroup, LOSSES, OWNERSHIPS, Offsets, Pending, PendingKey, Row};
+use agent_ebpf::keys::{ContextKey, DeviceKey, Live, LiveKey, Part, Thread};
+use agent_ebpf::{Cgroup, LOSSES, OWNERSHIPS, Offsets, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
 
-/// Counts by tgid. Preallocated, so that a hit never allocates; not LRU, which evicts live
-/// entries long before it is full. Full: calls count in `OVERFLOW` and in `LOST`.
+/// Counts by tgid. Not LRU, which evicts live entries long before it is full. Full: calls count in
+/// `OVERFLOW` and in `LOST`.
 #[map]
 pub(crate) static COUNTERS: HashMap<u32, Row> = HashMap::with_max_entries(4_096, 0);
 
@@ -17,26 +19,57 @@ pub(crate) static COUNTERS: HashMap<u32, Row> = HashMap::with_max_entries(4_096,
 #[map]
 pub(crate) static OVERFLOW: Array<Row> = Array::with_max_entries(1, 0);
 
-/// The sum of all rows that have left `COUNTERS`, those that are marked dead included: what an agent
-/// that died had read and not kept is then known to be missing.
+/// The sum of all rows that were handed to user space for good and are not in `OVERFLOW`: what of it
+/// user space has not seen was lost on the way.
 #[map]
 pub(crate) static RETIRED: Array<Row> = Array::with_max_entries(1, 0);
 
-/// Where a new row is put together: it is larger than the stack of a program.
+/// What new rows and parts are made of, because they are larger than the stack of a program. Never
+/// written.
 #[map]
-pub(crate) static BLANK: PerCpuArray<Row> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static ZERO: Array<Row> = Array::with_max_entries(1, 0);
+
+/// What new threads are made of. Never written.
+#[map]
+pub(crate) static ZERO_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 
 /// Processes whose exec and exit user space wants to know although they made no call. Written by
 /// user space, which never asks for more than fits; the exit of a process removes it.
 #[map]
 pub(crate) static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(4_096, 0);
 
-/// Calls whose result is awaited: at most one per thread and slot. Full: the call counts at once,
-/// as if it had succeeded and taken no time, and in `LOST`.
+/// Calls under way and contexts of threads that made a call whose result is awaited; the exit of the
+/// thread removes it. Full: such a call counts at once, as if it had succeeded and taken no time,
+/// and in `LOST`; which device the thread uses is not known.
 #[map]
-pub(crate) static PENDING: HashMap<PendingKey, Pending> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(16_384, 0);
 
-/// Records for user space: about 1,800 fit. Full: counted in `LOST`; an exit leaves its row behind,
+/// Allocations that were not freed. User space removes those of ended programs. Full: live memory is
+/// too small, the row says so, and `LOST` counts it.
+#[map]
+pub(crate) static LIVE: HashMap<LiveKey, Live> = HashMap::with_max_entries(65_536, 0);
+
+/// Devices of contexts. User space removes those of ended programs. Full: the device of the context
+/// is not known, which counts in `LOST`.
+#[map]
+pub(crate) static CONTEXTS: HashMap<ContextKey, u32> = HashMap::with_max_entries(16_384, 0);
+
+/// What programs with several devices did elsewhere than on their first. User space removes what
+/// belongs to ended programs. Full: it counts as done on the first one, and in `LOST`.
+#[map]
+pub(crate) static DEVICES: HashMap<DeviceKey, Part> = HashMap::with_max_entries(4_096, 0);
+
+/// UUIDs of devices that programs asked for. User space removes those of ended programs. Full: the
+/// device has no name but its ordinal, which counts in `LOST`.
+#[map]
+pub(crate) static UUIDS: HashMap<DeviceKey, [u8; 16]> = HashMap::with_max_entries(32_768, 0);
+
+/// Processes of which a thread is ending the span of pending work. Full: the span goes on, which
+/// keeps the bound true.
+#[map]
+pub(crate) static CLOSING: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
+
+/// Records for user space: about 1,700 fit. Full: counted in `LOST`; an exit leaves its row behind,
 /// marked dead, and user space finds it at its next reading.
 #[map]
 pub(crate) static EVENTS: RingBuf = RingBuf::with_byte_size(1024 * 1024, 0);
@@ -68,6 +101,7 @@ pub(crate) static OFFSETS: Global<Offsets> = Global::new(Offsets {
     task_tgid: 0,
     task_group_leader: 0,
     task_start_boottime: 0,
+    task_self_exec_id: 0,
     task_signal: 0,
     signal_live: 0,
     task_cgroups: 0,

@@ -1,28 +1,47 @@
 //! The rows of `COUNTERS` from birth to retirement, and the records that tell user space about them.
 
+use agent_ebpf::keys::ContextKey;
 use agent_ebpf::{COUNTERS as COUNTS, Counter, Event, Loss, Record, Row, flag};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
-
-use crate::maps::{BLANK, COUNTERS, EVENTS, OVERFLOW, RETIRED, TRACKED};
-use crate::{atomic, cgroups, loss, task};
 use aya_ebpf::maps::Array;
+
+use crate::maps::{CONTEXTS, COUNTERS, EVENTS, OVERFLOW, RETIRED, TRACKED, ZERO};
+use crate::{atomic, cgroups, loss, spans, task};
 
 /// Where the calling process counts: its own row, made on its first call, or the overflow row.
 #[inline(always)]
 pub(crate) fn current<C: EbpfContext>(ctx: &C) -> Option<*mut Row> {
     let tgid = current_tgid();
+    if let Some(row) = own(ctx, tgid) {
+        return Some(row);
+    }
+    loss::count(ctx, Loss::Calls, tgid);
+    shared()
+}
+
+/// The same for a call that will ask again when it returns: it is lost once.
+#[inline(always)]
+pub(crate) fn expected<C: EbpfContext>(ctx: &C) -> Option<*mut Row> {
+    own(ctx, current_tgid()).or_else(shared)
+}
+
+#[inline(always)]
+fn own<C: EbpfContext>(ctx: &C, tgid: u32) -> Option<*mut Row> {
     if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
         return Some(row);
     }
     admit(ctx, tgid);
-    if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
-        return Some(row);
-    }
-    loss::count(ctx, Loss::Calls, tgid);
-    OVERFLOW.get_ptr_mut(0)
+    COUNTERS.get_ptr_mut(tgid)
+}
+
+#[inline(never)]
+fn shared() -> Option<*mut Row> {
+    let row = OVERFLOW.get_ptr_mut(0)?;
+    set(row, flag::SHARED);
+    Some(row)
 }
 
 #[inline(always)]
@@ -42,19 +61,46 @@ pub(crate) fn add(row: *mut Row, counter: usize, amount: u64) {
 }
 
 #[inline(always)]
-pub(crate) fn add_one(row: *mut Row, counter: Counter) {
-    add(row, counter as usize, 1);
+pub(crate) fn count(row: *const Row, counter: Counter) -> u64 {
+    // SAFETY: `row` is a map value, and every counter is within it.
+    unsafe { (&raw const (*row).counts).cast::<u64>().add(counter as usize).read_volatile() }
 }
 
-/// Makes the row of a process and announces it. Two threads may come at once: one of them does it.
+#[inline(always)]
+pub(crate) fn has(row: *const Row, flag: usize) -> bool {
+    // SAFETY: `row` is a map value, and every flag is within it.
+    unsafe { (&raw const (*row).flags).cast::<u8>().add(flag).read_volatile() != 0 }
+}
+
+#[inline(always)]
+pub(crate) fn set(row: *mut Row, flag: usize) {
+    // SAFETY: `row` is a map value, and every flag is within it.
+    unsafe { (&raw mut (*row).flags).cast::<u8>().add(flag).write_volatile(1) };
+}
+
+/// The program that a row belongs to: of the calling process where the row does not say.
+#[inline(always)]
+pub(crate) fn program(row: *const Row) -> u64 {
+    // SAFETY: `row` is a map value.
+    match unsafe { (&raw const (*row).program).read_volatile() } {
+        0 => task::current_program(),
+        program => program,
+    }
+}
+
+/// Makes the row of a process and announces it. Two threads may come at once: one of them does it,
+/// the other one may count before the row says whose it is.
 #[inline(never)]
 fn admit<C: EbpfContext>(ctx: &C, tgid: u32) {
-    let Some(row) = BLANK.get_ptr_mut(0) else { return };
-    blank(row);
-    // SAFETY: `row` is a map value of this CPU, which the program keeps until it is done.
-    let row = unsafe { &*row };
-    if COUNTERS.insert(tgid, row, u64::from(BPF_NOEXIST)).is_ok() {
-        cgroups::remember(ctx, row.cgroup_id, tgid);
+    let Some(zero) = ZERO.get_ptr(0) else { return };
+    // SAFETY: nobody writes to it.
+    if COUNTERS.insert(tgid, unsafe { &*zero }, u64::from(BPF_NOEXIST)).is_err() {
+        return;
+    }
+    if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
+        identify(row);
+        // SAFETY: `row` is a map value.
+        cgroups::remember(ctx, unsafe { (*row).cgroup_id }, tgid);
         announce(ctx, Event::Appeared, tgid);
     }
 }
@@ -86,15 +132,23 @@ pub(crate) fn announce<C: EbpfContext>(ctx: &C, event: Event, tgid: u32) -> bool
 /// full it stays, marked dead.
 #[inline(never)]
 pub(crate) fn retire<C: EbpfContext>(ctx: &C, tgid: u32) {
-    if let Some(row) = COUNTERS.get_ptr(tgid) {
-        fold(row, &RETIRED);
-    }
+    finish(tgid);
     if announce(ctx, Event::Exited, tgid) {
         forget(tgid);
     } else if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
-        // SAFETY: `row` is a map value.
-        unsafe { (&raw mut (*row).flags).write(flag::DEAD) };
+        set(row, flag::DEAD);
     }
+}
+
+/// Takes the row of a program that its process has left out of the kernel: the next call makes a
+/// new one.
+#[inline(never)]
+pub(crate) fn replace<C: EbpfContext>(ctx: &C, tgid: u32) {
+    finish(tgid);
+    if !announce(ctx, Event::Executed, tgid) {
+        abandon(ctx, tgid);
+    }
+    let _ = COUNTERS.remove(tgid);
 }
 
 /// Makes sure that a new process with this tgid starts clean. A row can be left only when the
@@ -102,11 +156,35 @@ pub(crate) fn retire<C: EbpfContext>(ctx: &C, tgid: u32) {
 #[inline(never)]
 pub(crate) fn make_way<C: EbpfContext>(ctx: &C, tgid: u32) {
     let Some(row) = COUNTERS.get_ptr(tgid) else { return };
+    if !has(row, flag::DEAD) {
+        finish(tgid);
+    }
     if !announce(ctx, Event::Exited, tgid) {
-        fold(row, &OVERFLOW);
-        loss::count(ctx, Loss::Processes, tgid);
+        abandon(ctx, tgid);
     }
     forget(tgid);
+}
+
+/// Closes the account of a program: its row changes no more.
+#[inline(never)]
+fn finish(tgid: u32) {
+    let Some(row) = COUNTERS.get_ptr_mut(tgid) else { return };
+    spans::end(row);
+    fold(row, &RETIRED, false);
+    // SAFETY: `row` is a map value.
+    let (contexts, program, context) = unsafe { ((*row).contexts, (*row).program, (*row).context) };
+    if contexts == 1 {
+        let _ = CONTEXTS.remove(ContextKey { program, tgid, unused: 0, context });
+    }
+}
+
+/// Nobody will read this row: its counts lose their owner.
+#[inline(never)]
+fn abandon<C: EbpfContext>(ctx: &C, tgid: u32) {
+    let Some(row) = COUNTERS.get_ptr(tgid) else { return };
+    fold(row, &OVERFLOW, false);
+    fold(row, &RETIRED, true);
+    loss::count(ctx, Loss::Processes, tgid);
 }
 
 /// An error means that it was not there, which is what is wanted.
@@ -115,15 +193,15 @@ fn forget(tgid: u32) {
     let _ = TRACKED.remove(tgid);
 }
 
-/// Adds the counts of a row to the one of a map.
+/// Adds the counts of a row to the one of `to`, or takes them out again.
 #[inline(always)]
-fn fold(row: *const Row, to: &Array<Row>) {
-    let Some(overflow) = to.get_ptr_mut(0) else { return };
+fn fold(row: *const Row, to: &Array<Row>, out: bool) {
+    let Some(sum) = to.get_ptr_mut(0) else { return };
     for counter in 0..COUNTS {
         // SAFETY: `row` is a map value, and the index is within it.
         let count =
             unsafe { (&raw const (*row).counts).cast::<u64>().add(counter).read_volatile() };
-        add(overflow, counter, count);
+        add(sum, counter, if out { count.wrapping_neg() } else { count });
     }
 }
 
@@ -148,10 +226,17 @@ fn blank(to: *mut Row) {
         // SAFETY: as in `copy`.
         unsafe { to.cast::<u64>().add(word).write_volatile(0) };
     }
-    // SAFETY: as in `copy`.
+    identify(to);
+}
+
+/// Says whose row it is. The start comes last: with it the row is whole.
+#[inline(always)]
+fn identify(row: *mut Row) {
+    // SAFETY: the row is whole and aligned to 8 bytes, as in `copy`.
     unsafe {
-        (&raw mut (*to).start_boottime_ns).write(task::current_start_ns());
-        (&raw mut (*to).cgroup_id).write(bpf_get_current_cgroup_id());
-        (&raw mut (*to).uid).write(bpf_get_current_uid_gid() as u32);
+        (&raw mut (*row).program).write_volatile(task::current_program());
+        (&raw mut (*row).cgroup_id).write_volatile(bpf_get_current_cgroup_id());
+        (&raw mut (*row).uid).write_volatile(bpf_get_current_uid_gid() as u32);
+        (&raw mut (*row).start_boottime_ns).write_volatile(task::current_start_ns());
     }
 }

@@ -14,6 +14,14 @@ pub(crate) fn current_start_ns() -> u64 {
     read(leader, offsets.task_start_boottime).unwrap_or(0)
 }
 
+/// Identity of the program that the calling process runs: its start and how many programs it ran
+/// before. Two programs of one process differ in it by less than a clock could tell, but they do.
+#[inline(always)]
+pub(crate) fn current_program() -> u64 {
+    let execs: u64 = read(current(), OFFSETS.load().task_self_exec_id).unwrap_or(0);
+    current_start_ns().wrapping_add(execs)
+}
+
 /// Whether the calling thread, which is exiting, is the last of its process: the kernel has taken
 /// it off the count of live threads by then.
 #[inline(always)]

@@ -59,6 +59,11 @@ pub struct RawCuda {
     pub max_libraries_per_tenant: u32,
     /// Hook the functions that allocate and free memory.
     pub memory_hooks: bool,
+    /// Allocations that can be remembered at one time, of all processes. Beyond it live memory is
+    /// marked as a lower bound.
+    pub max_allocations: u32,
+    /// Functions that are hooked only on demand, by the names of [`ExtraHooks`].
+    pub extra_hooks: Vec<String>,
     /// `cheapest`: hooks go to the first instruction of a function that the kernel need not
     /// single-step. `entry`: to the first instruction, whatever it costs.
     pub attach_at: String,
@@ -160,6 +165,8 @@ impl Default for RawCuda {
             max_libraries: 64,
             max_libraries_per_tenant: 8,
             memory_hooks: true,
+            max_allocations: 65_536,
+            extra_hooks: Vec::new(),
             attach_at: "cheapest".to_owned(),
             pin_root: "/sys/fs/bpf/gleaner".into(),
             budget_percent: 1.0,
@@ -224,11 +231,76 @@ pub struct Cuda {
     /// 0 = copies are not looked for.
     pub max_libraries_per_tenant: usize,
     pub memory_hooks: bool,
+    pub max_allocations: u32,
+    pub extra_hooks: Vec<ExtraHooks>,
     pub attach_at: AttachAt,
     /// `None` = nothing outlives the agent.
     pub pin_root: Option<PathBuf>,
     /// Of each second; `None` = no bound.
     pub budget: Option<Duration>,
+}
+
+/// Which functions are hooked, and where.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct HookChoice {
+    pub attach_at: AttachAt,
+    /// A bit for each of [`ExtraHooks`].
+    extras: u8,
+}
+
+impl HookChoice {
+    #[must_use]
+    pub fn new(attach_at: AttachAt, extras: &[ExtraHooks]) -> Self {
+        Self { attach_at, extras: extras.iter().fold(0, |bits, it| bits | 1 << *it as u8) }
+    }
+
+    #[must_use]
+    pub fn has(self, extra: ExtraHooks) -> bool {
+        self.extras & 1 << extra as u8 != 0
+    }
+}
+
+impl Cuda {
+    #[must_use]
+    pub fn hook_choice(&self) -> HookChoice {
+        HookChoice::new(self.attach_at, &self.extra_hooks)
+    }
+}
+
+/// Functions that are hooked only on demand: calls that are frequent, or that few people ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum ExtraHooks {
+    Memset,
+    /// Copies of two and three dimensions.
+    StridedCopies,
+    BatchCopies,
+    /// Recording and asking for events, asking for streams.
+    Events,
+    HostFunctions,
+    ModuleLoads,
+}
+
+impl ExtraHooks {
+    pub const ALL: [Self; 6] = [
+        Self::Memset,
+        Self::StridedCopies,
+        Self::BatchCopies,
+        Self::Events,
+        Self::HostFunctions,
+        Self::ModuleLoads,
+    ];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Memset => "memset",
+            Self::StridedCopies => "strided_copies",
+            Self::BatchCopies => "batch_copies",
+            Self::Events => "events",
+            Self::HostFunctions => "host_functions",
+            Self::ModuleLoads => "module_loads",
+        }
+    }
 }
 
 /// Where in a driver function its hook goes.
@@ -341,6 +413,11 @@ impl RawCuda {
             let key = "cuda.max_libraries_per_tenant";
             return Err(range(key, self.max_libraries_per_tenant, "at most cuda.max_libraries"));
         }
+        if !(1_024..=4_194_304).contains(&self.max_allocations) {
+            return Err(range("cuda.max_allocations", self.max_allocations, "1024 to 4194304"));
+        }
+        let extra_hooks =
+            self.extra_hooks.iter().map(|it| extra_hooks(it)).collect::<Result<_, _>>()?;
         let pin_root = Some(self.pin_root).filter(|it| !it.as_os_str().is_empty());
         if let Some(path) = pin_root.as_deref().filter(|it| !it.is_absolute()) {
             return Err(range("cuda.pin_root", path.display(), "an absolute path, or empty"));
@@ -353,6 +430,8 @@ impl RawCuda {
             max_libraries_per_tenant: usize::try_from(self.max_libraries_per_tenant)
                 .unwrap_or(usize::MAX),
             memory_hooks: self.memory_hooks,
+            max_allocations: self.max_allocations,
+            extra_hooks,
             attach_at,
             pin_root,
             budget: budget(self.budget_percent)?,
@@ -376,6 +455,13 @@ impl Default for Cuda {
     fn default() -> Self {
         RawCuda::default().parse().expect("a test parses the defaults")
     }
+}
+
+fn extra_hooks(name: &str) -> Result<ExtraHooks, ConfigError> {
+    let known = ExtraHooks::ALL.into_iter().find(|it| it.as_str() == name);
+    let expected = "a list of \"memset\", \"strided_copies\", \"batch_copies\", \"events\", \
+                    \"host_functions\", \"module_loads\"";
+    known.ok_or_else(|| range("cuda.extra_hooks", name, expected))
 }
 
 fn is_http_address(text: &str) -> bool {

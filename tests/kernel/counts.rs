@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use agent::clock;
+use agent::config::ExtraHooks;
 use agent::model::readings::Counter;
 
 use crate::rig::{Build, Node, exited, only, without_wait};
@@ -41,6 +42,43 @@ fn functions_asked_of_the_driver_are_the_exported_ones() {
 fn threads_count_together() {
     check(Build::Cmp, "--rounds 200 --threads 4");
     check(Build::Endbr64, "--launches 20000 --threads 4 --synchronize-every 10");
+}
+
+#[test]
+fn many_threads_lose_no_call() {
+    check(Build::Cmp, "--rounds 20 --threads 64");
+}
+
+#[test]
+fn first_versions_count_with_their_sizes_of_32_bits() {
+    for build in Build::ALL {
+        check(build, "--rounds 20 --legacy");
+    }
+}
+
+#[test]
+fn calls_that_fail_count_as_failed_and_change_nothing_else() {
+    check(Build::Cmp, "--rounds 20 --fail --threads 2");
+    check(Build::Push, "--rounds 20 --fail --per-thread");
+}
+
+#[test]
+fn calls_inside_calls_count_each() {
+    check(Build::Cmp, "--rounds 20 --nested --recursive --threads 2");
+    check(Build::Endbr64, "--rounds 20 --nested --per-thread");
+}
+
+#[test]
+fn on_demand_everything_counts() {
+    for options in ["--rounds 20 --extra --legacy", "--rounds 20 --extra --per-thread"] {
+        let node = Node::new(Build::Cmp);
+        let mut tracer = node.tracer_with(|it| it.extra_hooks = ExtraHooks::ALL.to_vec());
+        let truth = node.run(options);
+        let (_, process) = exited(&mut tracer, truth.tgid);
+        assert_eq!(without_wait(process.counts), truth.all_counts(), "{options}");
+        assert!(process.counts[Counter::ModuleLoadNs] > 0, "a load takes time");
+        assert_eq!(tracer.read(clock::boot()).tracing.losses(), 0, "{options}");
+    }
 }
 
 #[test]
@@ -83,7 +121,8 @@ fn failed_allocations_count_apart() {
     std::fs::write(node.folder().join(gpu_state::scenario::NAME), text).unwrap();
     let truth = node.run("--rounds 10");
     let (_, process) = exited(&mut tracer, truth.tgid);
-    assert_eq!(process.counts[Counter::DeviceFailed], 10);
+    assert_eq!(process.counts[Counter::ManagedFailed], 10);
+    assert_eq!(process.counts[Counter::ManagedOutOfMemory], 10);
     assert_eq!(without_wait(process.counts), truth.counts());
 }
 

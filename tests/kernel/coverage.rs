@@ -30,10 +30,12 @@ fn hooks_are_placed_where_they_are_cheap() {
         let coverage = tracer.coverage();
         assert_eq!(coverage.len(), 1);
         for hook in &coverage[0].hooks {
-            let HookState::Attached { skip: found, slow, .. } = hook.state else {
-                panic!("{build:?} has every function: {hook:?}")
-            };
-            assert_eq!((found, slow), (skip, false), "{build:?} {}", hook.symbol);
+            match hook.state {
+                HookState::Attached { skip: found, slow, .. } => {
+                    assert_eq!((found, slow), (skip, false), "{build:?} {}", hook.symbol);
+                }
+                ref state => assert_eq!(*state, HookState::Missing, "{build:?} {}", hook.symbol),
+            }
         }
     }
 }
@@ -55,8 +57,9 @@ fn after_an_upgrade_old_and_new_processes_count() {
     let node = Node::new(Build::Cmp);
     let mut tracer = node.tracer();
     let mut old = node.start("--launches-per-second 200 --hold");
+    let attached = tracer.read(clock::boot()).tracing.hooks_attached;
     node.install(Build::Push);
-    assert_eq!(tracer.read(later()).tracing.hooks_attached, 2 * 37);
+    assert_eq!(tracer.read(later()).tracing.hooks_attached, 2 * attached);
     let new = node.run("--rounds 4");
     assert_eq!(without_wait(exited(&mut tracer, new.tgid).1.counts), new.counts());
     let before = old.truth().called("cuLaunchKernel");

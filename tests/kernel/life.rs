@@ -78,15 +78,23 @@ fn parent_and_child_count_apart() {
 }
 
 #[test]
-fn exec_goes_on_counting_the_same_process() {
+fn exec_ends_one_program_and_begins_another() {
     let node = Node::new(Build::Cmp);
     let mut tracer = node.tracer();
     let library = node.library();
     let then = format!("--then=--library {} --rounds 3", library.display());
-    let truth = node.start_with(&["--rounds", "10", &then]).finish();
-    let (_, process) = exited(&mut tracer, truth.tgid);
-    assert_eq!(without_wait(process.counts), truth.counts());
-    assert_eq!(truth.called("cuGraphLaunch"), 13);
+    let mut workload = node.start_with(&["--rounds", "10", &then]);
+    let (tgid, truths) = (workload.tgid(), workload.finish_all());
+    let mut replaced = tracer.read(clock::boot());
+    let last = replaced.processes.pop_first().map(|(_, it)| it);
+    let last = last.unwrap_or_else(|| exited(&mut tracer, tgid).1);
+    assert_eq!(truths.len(), 2, "each program tells the truth");
+    assert_eq!(replaced.replaced.len(), 1, "{:#?}", replaced.replaced);
+    let (process, first) = &replaced.replaced[0];
+    assert_eq!((process.tgid, first.exited), (tgid, false));
+    assert_eq!(without_wait(first.counts), truths[0].counts());
+    assert_eq!(without_wait(last.counts), truths[1].counts());
+    assert!(last.exited);
 }
 
 #[test]

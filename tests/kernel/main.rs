@@ -5,12 +5,16 @@
 //! is missing these tests fail and say so: a skipped test is green.
 
 mod bounds;
+mod busy;
 mod counts;
 mod coverage;
+mod devices;
 mod discovery;
+mod expected;
 mod governor;
 mod harm;
 mod life;
+mod live;
 mod maps;
 mod places;
 mod rig;

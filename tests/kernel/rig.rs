@@ -93,6 +93,13 @@ impl Node {
         tracer
     }
 
+    /// A tracer with another configuration.
+    pub(crate) fn tracer_with(&self, change: impl FnOnce(&mut config::Cuda)) -> Tracer {
+        let mut config = self.config(64, None);
+        change(&mut config);
+        Tracer::start(&config, Path::new("/proc"))
+    }
+
     /// A tracer whether it finds a driver or not.
     pub(crate) fn idle_tracer(&self, max_processes: u32) -> Tracer {
         Tracer::start(&self.config(max_processes, None), Path::new("/proc"))
@@ -170,7 +177,7 @@ pub(crate) struct Truth {
     pub(crate) busy_ns: Option<u64>,
     /// By ordinal; empty unless several devices were named.
     #[serde(default)]
-    devices: BTreeMap<String, OfDevice>,
+    pub(crate) devices: BTreeMap<String, OfDevice>,
 }
 
 /// What became of the calls of one function.
@@ -210,7 +217,7 @@ pub(crate) struct Held {
 
 /// The calls that had a context of one device.
 #[derive(Clone, Debug, Default, serde::Deserialize)]
-struct OfDevice {
+pub(crate) struct OfDevice {
     calls: BTreeMap<String, Called>,
     memory: Held,
 }
@@ -303,6 +310,21 @@ impl Workload {
                 Line::Truth(truth) => return truth,
                 Line::Ready {} | Line::Checked(_) | Line::Slice(_) => {}
             }
+        }
+    }
+
+    /// What it did in all, once its threads have made so many rounds together.
+    pub(crate) fn truth_of_rounds(&mut self, rounds: u64) -> Truth {
+        let threads = format!("/proc/{}/task", self.tgid());
+        let deadline = now() + Duration::from_secs(30);
+        loop {
+            let have_ended = std::fs::read_dir(&threads).expect("it lives").count() == 1;
+            let truth = self.truth();
+            if have_ended && truth.called("cuGraphLaunch") == rounds {
+                return truth;
+            }
+            assert!(now() < deadline, "it still works after 30 s");
+            std::thread::sleep(Duration::from_millis(5));
         }
     }
 
@@ -414,30 +436,6 @@ impl Truth {
         let part = self.devices.get(&ordinal.to_string()).cloned().unwrap_or_default();
         Self { tgid: self.tgid, calls: part.calls, memory: part.memory, ..Self::default() }
     }
-
-    /// What the kernel should have counted. Waiting times are not known here.
-    pub(crate) fn counts(&self) -> CudaCounts {
-        let mut counts = CudaCounts::default();
-        for symbol in ["cuLaunchKernel", "cuLaunchKernelEx"] {
-            counts[Counter::KernelLaunches] += self.called(symbol);
-        }
-        counts[Counter::CooperativeLaunches] = self.called("cuLaunchCooperativeKernel");
-        counts[Counter::GraphLaunches] = self.called("cuGraphLaunch");
-        for symbol in ["cuMemAlloc_v2", "cuMemAllocManaged", "cuMemAllocPitch_v2"] {
-            counts[Counter::DeviceAllocations] += self.succeeded(symbol);
-            counts[Counter::DeviceAllocatedBytes] += self.sum(symbol, |it| it.bytes);
-            counts[Counter::DeviceFailed] += self.sum(symbol, |it| it.failed);
-        }
-        counts[Counter::DeviceFrees] = self.succeeded("cuMemFree_v2");
-        for (calls, bytes, symbols) in COPIES {
-            counts[calls] = symbols.iter().map(|it| self.called(it)).sum();
-            counts[bytes] = symbols.iter().map(|it| self.sum(it, |it| it.bytes)).sum();
-        }
-        for symbol in ["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"] {
-            counts[Counter::Synchronizations] += self.called(symbol);
-        }
-        counts
-    }
 }
 
 impl Called {
@@ -460,29 +458,11 @@ impl Called {
     }
 }
 
-const COPIES: [(Counter, Counter, [&str; 2]); 5] = [
-    (
-        Counter::HostToDeviceCalls,
-        Counter::HostToDeviceBytes,
-        ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2"],
-    ),
-    (
-        Counter::DeviceToHostCalls,
-        Counter::DeviceToHostBytes,
-        ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2"],
-    ),
-    (
-        Counter::DeviceToDeviceCalls,
-        Counter::DeviceToDeviceBytes,
-        ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2"],
-    ),
-    (Counter::UnknownCalls, Counter::UnknownBytes, ["cuMemcpy", "cuMemcpyAsync"]),
-    (Counter::PeerCalls, Counter::PeerBytes, ["cuMemcpyPeer", "cuMemcpyPeerAsync"]),
-];
-
-/// Everything but the waiting time, which only the kernel measures.
+/// Everything but the times, which only the kernel measures.
 pub(crate) fn without_wait(mut counts: CudaCounts) -> CudaCounts {
     counts[Counter::SynchronizeWaitNs] = 0;
+    counts[Counter::BusyUpperNs] = 0;
+    counts[Counter::ModuleLoadNs] = 0;
     counts
 }
 

@@ -56,6 +56,16 @@ fn churn(node: &Node, tracer: &mut Tracer, options: &str) -> (Truth, Seen) {
     (truth, seen)
 }
 
+/// What programs leave in the kernel goes some time after they ended. The thread of this test has
+/// calibrated the hooks, and lives.
+fn nothing_is_left(tracer: &mut Tracer) {
+    eventually(Duration::from_secs(20), "nothing is left in the kernel", || {
+        tracer.read(clock::boot());
+        let left = entries_in_hash_maps();
+        check(left <= 1, || format!("{left} entries"))
+    });
+}
+
 #[test]
 fn ten_thousand_short_lives_are_counted_to_the_last_call() {
     let node = Node::new(Build::Cmp);
@@ -66,7 +76,7 @@ fn ten_thousand_short_lives_are_counted_to_the_last_call() {
     assert_eq!(without_wait(seen.counts), truth.counts());
     assert!(seen.overflow.is_zero());
     assert_eq!(seen.lost, 0);
-    assert_eq!(entries_in_hash_maps(), 0, "nothing is left in the kernel");
+    nothing_is_left(&mut tracer);
 }
 
 #[test]
@@ -79,5 +89,5 @@ fn what_finds_no_room_is_counted_without_an_owner() {
     let counted = seen.counts.plus(&seen.overflow);
     assert_eq!(without_wait(counted), truth.counts());
     assert!(seen.ended > 0, "some have found room");
-    assert_eq!(entries_in_hash_maps(), 0, "nothing is left in the kernel");
+    nothing_is_left(&mut tracer);
 }

@@ -126,7 +126,7 @@ fn a_link_that_is_not_what_its_name_says_is_replaced() {
     let links = pins.library_links();
     let find =
         |part: &str| links.keys().find(|it| it.contains(part)).expect("it is pinned").clone();
-    let (launches, copies) = (find("-Launches-cuda_launch-"), find("-Copies-cuda_copy-"));
+    let (launches, copies) = (find("-Launches-cuda_launch-"), find("-Copies-cuda_sum-"));
     std::fs::rename(&launches, &copies).expect("it can be renamed");
     let mut tracer = node.pinning_tracer(&pins.pin_root());
     let truth = node.run("--rounds 4");

@@ -2,28 +2,69 @@
 
 use std::collections::BTreeMap;
 
-use agent_ebpf::{Cgroup, LOSSES, Row};
+use agent_ebpf::keys::Program;
+use agent_ebpf::{Cgroup, Counter, LOSSES, NO_DEVICE, Row, UNKNOWN_DEVICE, flag};
 
+use super::belongings::Uuids;
 use crate::model::ids::ProcessId;
-use crate::model::readings::CudaCounts;
+use crate::model::readings::{CudaCounts, CudaDevice, CudaMemory};
 use crate::model::units::BootNs;
 
 const SECOND_NS: u64 = 1_000_000_000;
 /// Id of the root of the unified hierarchy.
 const ROOT_CGROUP: u64 = 1;
 /// Names of the kernel's losses, in the order of `Loss`.
-const LOSS_NAMES: [&str; LOSSES] = ["calls", "records", "results", "processes", "cgroups"];
+const LOSS_NAMES: [&str; LOSSES] =
+    ["calls", "records", "results", "processes", "cgroups", "allocations", "contexts", "sizes"];
 /// Lives that ended beyond what is kept between two readings.
 const ENDS: &str = "ends";
 
 /// Identity of a row's process, with the start time in the ticks that `/proc` shows.
 pub(crate) fn process_id(tgid: u32, row: &Row, ticks_per_second: u64) -> ProcessId {
-    let tick_ns = SECOND_NS / ticks_per_second.clamp(1, SECOND_NS);
-    ProcessId { tgid, start_ticks: row.start_boottime_ns / tick_ns }
+    ProcessId { tgid, start_ticks: row.start_boottime_ns / tick_ns(ticks_per_second) }
 }
 
 pub(crate) fn counts(row: &Row) -> CudaCounts {
     row.counts.into()
+}
+
+/// Start of the process that runs a program, in the ticks that `/proc` shows.
+pub(crate) fn started(program: Program, ticks_per_second: u64) -> u64 {
+    program.program / tick_ns(ticks_per_second)
+}
+
+fn tick_ns(ticks_per_second: u64) -> u64 {
+    SECOND_NS / ticks_per_second.clamp(1, SECOND_NS)
+}
+
+/// With the span of pending work that is open: it may end at any time, and lasts until now at least.
+pub(crate) fn counts_at(row: &Row, at: BootNs) -> CudaCounts {
+    let mut counts = counts(row);
+    if row.pending_since_ns != 0 {
+        counts[Counter::BusyUpperNs] += at.0.saturating_sub(row.pending_since_ns);
+    }
+    counts
+}
+
+/// Below zero while a free was seen before its allocation.
+pub(crate) fn memory(row: &Row) -> CudaMemory {
+    let sum = |bytes: u64| if bytes.cast_signed() < 0 { 0 } else { bytes };
+    let live_bytes = sum(row.live_bytes);
+    CudaMemory {
+        live_bytes,
+        peak_bytes: row.peak_bytes.max(live_bytes),
+        host_bytes: sum(row.host_bytes),
+        at_least: row.flags[flag::UNTRACKED] != 0,
+    }
+}
+
+/// Of a device as the kernel stores it.
+pub(crate) fn ordinal(device: u32) -> Option<u32> {
+    Some(device).filter(|it| *it != NO_DEVICE && *it != UNKNOWN_DEVICE).map(|it| it - 1)
+}
+
+pub(crate) fn device(of: Program, device: u32, uuids: &Uuids) -> CudaDevice {
+    CudaDevice { ordinal: ordinal(device), uuid: uuids.get(&(of, device)).copied() }
 }
 
 /// `None` where the process is in no group that says anything: also on nodes that use the old
@@ -55,9 +96,15 @@ pub(crate) fn last_launch(row: &Row) -> Option<BootNs> {
 
 #[cfg(test)]
 mod tests {
-    use super::{cgroup, cgroup_path, last_launch, lost, process_id};
+    use super::{
+        cgroup, cgroup_path, counts_at, device, last_launch, lost, memory, ordinal, process_id,
+    };
     use crate::model::units::BootNs;
-    use agent_ebpf::{CGROUP_LEVELS, CGROUP_NAME, Cgroup, LOSSES, Loss, Row};
+    use agent_ebpf::keys::Program;
+    use agent_ebpf::{
+        CGROUP_LEVELS, CGROUP_NAME, Cgroup, Counter, LOSSES, Loss, Row, UNKNOWN_DEVICE, flag,
+    };
+    use std::collections::BTreeMap;
 
     #[test]
     fn start_times_are_cut_to_ticks_as_the_kernel_does() {
@@ -90,6 +137,36 @@ mod tests {
         let found = lost(&kernel, 7);
         assert_eq!((found["records"], found["ends"], found["calls"]), (5, 7, 0));
         assert!(found.keys().all(|it| proto::cuda::loss_cause(it) == *it), "each is a label");
+    }
+
+    #[test]
+    fn work_that_is_pending_lasts_until_now() {
+        let mut row = Row { pending_since_ns: 100, ..Row::default() };
+        row.counts[Counter::BusyUpperNs as usize] = 7;
+        assert_eq!(counts_at(&row, BootNs(130))[Counter::BusyUpperNs], 37);
+        assert_eq!(counts_at(&row, BootNs(90))[Counter::BusyUpperNs], 7);
+        row.pending_since_ns = 0;
+        assert_eq!(counts_at(&row, BootNs(130))[Counter::BusyUpperNs], 7);
+    }
+
+    #[test]
+    fn memory_is_never_below_zero_and_says_when_it_is_a_lower_bound() {
+        let mut row = Row { live_bytes: 5_u64.wrapping_neg(), ..Row::default() };
+        row.flags[flag::UNTRACKED] = 1;
+        let found = memory(&row);
+        assert_eq!((found.live_bytes, found.peak_bytes, found.at_least), (0, 0, true));
+        let found = memory(&Row { live_bytes: 9, peak_bytes: 7, host_bytes: 3, ..Row::default() });
+        assert_eq!((found.live_bytes, found.peak_bytes, found.host_bytes), (9, 9, 3));
+        assert!(!found.at_least);
+    }
+
+    #[test]
+    fn devices_have_the_ordinals_of_their_program() {
+        assert_eq!([0, 1, 3, UNKNOWN_DEVICE].map(ordinal), [None, Some(0), Some(2), None]);
+        let program = Program { program: 9, tgid: 5 };
+        let uuids = BTreeMap::from([((program, 3), [7; 16])]);
+        assert_eq!(device(program, 3, &uuids).uuid, Some([7; 16]));
+        assert_eq!(device(program, 2, &uuids).uuid, None);
     }
 
     #[test]

@@ -19,7 +19,8 @@ use aya_log::EbpfLogger;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
-use super::bpf::driver::{self as bpf, Batch, Cursor, Found, LinkInfo, Moment, Places};
+use super::belongings::driver::Belongings;
+use super::bpf::driver::{self as bpf, Batch, LinkInfo, Moment, Places};
 use super::bpf::multi::{MultiError, Programs};
 use super::governor::calibration;
 use super::governor::cost::ASSUMED;
@@ -77,6 +78,8 @@ pub(crate) struct Kernel {
     tracked: HashMap<MapData, u32, u8>,
     cgroups: HashMap<MapData, u64, Cgroup>,
     events: RingBuf<MapData>,
+    /// What programs have beside their rows.
+    pub(crate) belongings: Belongings,
     owner: Array<MapData, u64>,
     ownership: Owned,
     logs: EbpfLogger<Bridge>,
@@ -105,23 +108,12 @@ impl RowReader {
     /// Two system calls for each 256 processes.
     pub(crate) fn read(&mut self) -> Result<Vec<(u32, Row)>, KernelError> {
         let mut rows = Vec::new();
-        let mut cursor: Option<Cursor> = None;
-        loop {
-            let map = self.counters.as_fd();
-            let (count, last) =
-                match self.batch.read(map, &mut cursor).map_err(KernelError::Read)? {
-                    Found::Some(count) => (count, false),
-                    Found::Last(count) => (count, true),
-                    Found::TooSmall => {
-                        self.batch.grow();
-                        continue;
-                    }
-                };
-            rows.extend(decode_batch(&self.batch, count));
-            if last {
-                return Ok(rows);
-            }
-        }
+        let scanned = self.batch.scan(self.counters.as_fd(), |key, value| {
+            let tgid = key.try_into().ok().map(u32::from_ne_bytes);
+            rows.extend(tgid.zip(records::row(value)));
+        });
+        scanned.map_err(KernelError::Read)?;
+        Ok(rows)
     }
 }
 
@@ -183,22 +175,48 @@ impl Links {
 /// Entries that are read at once.
 const BATCH: usize = 256;
 
+/// How much the maps hold.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Bounds {
+    pub(crate) max_processes: u32,
+    pub(crate) max_allocations: u32,
+}
+
+const LEAST_ENTRIES: u32 = 1_024;
+
+impl Bounds {
+    fn of_maps(self) -> [(&'static str, u32); 7] {
+        // A few processes may have many threads.
+        let per_process =
+            |entries: u32| self.max_processes.saturating_mul(entries).max(LEAST_ENTRIES);
+        [
+            ("COUNTERS", self.max_processes),
+            ("TRACKED", self.max_processes),
+            ("THREADS", per_process(4)),
+            ("LIVE", self.max_allocations),
+            ("CONTEXTS", per_process(4)),
+            ("DEVICES", per_process(1)),
+            ("UUIDS", per_process(8)),
+        ]
+    }
+}
+
 impl Kernel {
     /// Loads the object and hooks process life, or goes on with what a predecessor has pinned. No
     /// library is hooked yet. `pins`: the folder, or why there is none.
     pub(crate) fn load(
-        max_processes: u32,
+        bounds: Bounds,
         proc: &Proc,
         pins: Result<Pins, String>,
     ) -> Result<Self, KernelError> {
         proc.check_namespace()?;
         let offsets = process::offsets()?;
         let mut pins = pins;
-        let mut ebpf = load_object(&offsets, max_processes, &mut pins)?;
+        let mut ebpf = load_object(&offsets, bounds, &mut pins)?;
         let multi = load_multi(&ebpf).map(Arc::new);
         if multi.is_none() && pins.is_ok() {
             pins = Err("links to single places are not pinned".to_owned());
-            ebpf = load_object(&offsets, max_processes, &mut pins)?;
+            ebpf = load_object(&offsets, bounds, &mut pins)?;
         }
         // Before the maps are taken out: a program is loaded on top of all of them.
         let life = hook_life(&mut ebpf, &mut pins)?;
@@ -222,6 +240,7 @@ impl Kernel {
             tracked: take(&mut ebpf, "TRACKED")?.try_into()?,
             cgroups: take(&mut ebpf, "CGROUPS")?.try_into()?,
             events: take(&mut ebpf, "EVENTS")?.try_into()?,
+            belongings: Belongings::take(&mut ebpf)?,
             ownership: take_over(&mut owner)?,
             owner,
             logs,
@@ -412,17 +431,17 @@ impl Kernel {
 
 fn load_object(
     offsets: &Offsets,
-    max_processes: u32,
+    bounds: Bounds,
     pins: &mut Result<Pins, String>,
 ) -> Result<Ebpf, KernelError> {
     let names = map_names()?;
     let mut loader = EbpfLoader::new();
     // Rust emits no relocations against kernel types: what it parsed is dropped before the load.
     loader.btf(None);
-    loader
-        .override_global("OFFSETS", offsets, true)
-        .map_max_entries("COUNTERS", max_processes)
-        .map_max_entries("TRACKED", max_processes);
+    loader.override_global("OFFSETS", offsets, true);
+    for (map, entries) in bounds.of_maps() {
+        loader.map_max_entries(map, entries);
+    }
     if let Ok(folder) = pins {
         // A part of a set is worth nothing: links would count into maps that nobody reads.
         let cleared = if folder.has_maps(&names) { Ok(()) } else { folder.clear() };
@@ -623,11 +642,11 @@ fn attach_singles(
     Ok(links)
 }
 
-fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
+pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelError> {
     ebpf.take_map(name).ok_or(KernelError::NoMap(name))
 }
 
-fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
+pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
         Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
             Some(data.fd().as_fd())
@@ -644,13 +663,6 @@ fn again(map: &Map) -> Result<OwnedFd, KernelError> {
 
 fn array(map: &Map) -> Result<Array<MapData, u64>, KernelError> {
     Ok(Map::Array(MapData::from_fd(again(map)?)?).try_into()?)
-}
-
-fn decode_batch(batch: &Batch, count: usize) -> impl Iterator<Item = (u32, Row)> {
-    let keys = batch.keys.chunks_exact(size_of::<u32>()).take(count);
-    keys.zip(batch.values.chunks_exact(size_of::<Row>())).filter_map(|(key, value)| {
-        Some((u32::from_ne_bytes(key.try_into().ok()?), records::row(value)?))
-    })
 }
 
 /// Gives back what only the loading needed: the kernel's type information is megabytes, and the

@@ -3,8 +3,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use agent_ebpf::keys::Program;
 use agent_ebpf::{Event, Record, Row, flag};
 
+use super::belongings::{Parts, Uuids, program};
 use super::decode;
 use crate::model::ids::ProcessId;
 use crate::model::readings::{CudaCounts, CudaProcess};
@@ -18,12 +20,35 @@ const LOOK_AGAIN_NS: u64 = 30_000_000_000;
 #[derive(Debug)]
 pub(crate) struct Lives {
     ticks_per_second: u64,
-    /// How many ended lives are kept for the next reading. Beyond it their counts go to `overflow`.
+    /// How many ended programs are kept for the next reading. Beyond it their counts go to
+    /// `overflow`.
     most_ended: usize,
-    ended: BTreeMap<ProcessId, Row>,
+    ended: BTreeMap<ProcessId, Final>,
+    /// Programs that their process has left by exec, oldest first.
+    replaced: Vec<(ProcessId, Final)>,
     mapped: BTreeMap<ProcessId, Mapped>,
     overflow: CudaCounts,
     lost: u64,
+}
+
+/// The last row of a program, and the CUDA libraries that it mapped.
+#[derive(Debug)]
+struct Final {
+    row: Row,
+    tgid: u32,
+    files: Option<BTreeSet<FileId>>,
+}
+
+/// What else tells about the programs of a reading.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Around<'a> {
+    pub(crate) at: BootNs,
+    /// Files in which no launch, copy or wait goes unseen.
+    pub(crate) hooked: &'a BTreeSet<FileId>,
+    /// From when on the memory calls of a file have been seen.
+    pub(crate) memory_since: &'a BTreeMap<FileId, BootNs>,
+    pub(crate) parts: &'a Parts,
+    pub(crate) uuids: &'a Uuids,
 }
 
 /// The CUDA libraries that a process maps.
@@ -55,6 +80,7 @@ impl Lives {
             ticks_per_second,
             most_ended: usize::try_from(max_processes).unwrap_or(usize::MAX),
             ended: BTreeMap::new(),
+            replaced: Vec::new(),
             mapped: BTreeMap::new(),
             overflow: CudaCounts::default(),
             lost: 0,
@@ -65,9 +91,10 @@ impl Lives {
     pub(crate) fn note(&mut self, event: Event, record: &Record) {
         let process = self.identify(record.tgid, &record.row);
         match event {
-            Event::Exited => self.end(process, record.row),
+            Event::Exited => self.end(process, record.tgid, record.row),
+            Event::Executed => self.replace(process, record),
             // It may map other libraries than when it was looked at.
-            Event::Appeared | Event::Executed => {
+            Event::Appeared => {
                 self.mapped.remove(&process);
             }
             Event::Awoke => {}
@@ -82,11 +109,14 @@ impl Lives {
         tracked: impl Iterator<Item = Tracked>,
     ) -> Present {
         let mut present = Present::default();
-        for (tgid, row) in rows {
+        // A row without a start is being made: the next reading finds it whole.
+        for (tgid, row) in rows.into_iter().filter(|(_, row)| row.start_boottime_ns != 0) {
             let process = self.identify(tgid, &row);
-            if row.flags & flag::DEAD != 0 {
+            if row.flags[flag::DEAD] != 0 {
                 present.dead.push(tgid);
-                self.end(process, row);
+                self.end(process, tgid, row);
+            } else if self.is_replaced(tgid, &row) {
+                present.rows.insert(process, successor(&row));
             } else {
                 present.rows.insert(process, row);
             }
@@ -98,6 +128,24 @@ impl Lives {
         present.rows.retain(|process, _| !self.ended.contains_key(process));
         self.mapped.retain(|process, _| present.rows.contains_key(process));
         present
+    }
+
+    /// Devices of which the name is not known yet: the first one of each program.
+    pub(crate) fn unnamed(&self, present: &Present, uuids: &Uuids) -> Vec<(Program, u32)> {
+        let here = present.rows.iter().map(|(process, row)| (process.tgid, row));
+        let gone = self.ended.values().chain(self.replaced.iter().map(|(_, it)| it));
+        let rows = here.chain(gone.map(|it| (it.tgid, &it.row)));
+        let devices = rows.filter(|(_, row)| decode::ordinal(row.home).is_some());
+        devices
+            .map(|(tgid, row)| (program(tgid, row), row.home))
+            .filter(|it| !uuids.contains_key(it))
+            .collect()
+    }
+
+    /// Whether one that has ended used several devices.
+    pub(crate) fn ended_on_several(&self) -> bool {
+        let mut gone = self.ended.values().chain(self.replaced.iter().map(|(_, it)| it));
+        gone.any(|it| it.row.flags[flag::SEVERAL_DEVICES] != 0)
     }
 
     /// Processes whose mappings should be read now, at most `most`.
@@ -144,14 +192,27 @@ impl Lives {
     pub(crate) fn report(
         &mut self,
         present: &Present,
-        hooked: &BTreeSet<FileId>,
+        around: Around<'_>,
     ) -> BTreeMap<ProcessId, CudaProcess> {
         let ended = std::mem::take(&mut self.ended);
-        let gone = ended.iter().map(|(process, row)| (*process, cuda_process(row, false, true)));
+        let gone = ended.into_iter().map(|(process, it)| {
+            let last = cuda_process(it.tgid, &it.row, it.files.as_ref(), around);
+            (process, CudaProcess { fully_hooked: false, exited: true, ..last })
+        });
         let here = present.rows.iter().map(|(process, row)| {
-            (*process, cuda_process(row, self.is_fully_hooked(process, hooked), false))
+            let files = self.mapped.get(process).and_then(|it| it.files.as_ref());
+            (*process, cuda_process(process.tgid, row, files, around))
         });
         here.chain(gone).collect()
+    }
+
+    /// Programs that their processes have left since the last reading, oldest first.
+    pub(crate) fn replaced(&mut self, around: Around<'_>) -> Vec<(ProcessId, CudaProcess)> {
+        let last = |(process, it): (ProcessId, Final)| {
+            let last = cuda_process(it.tgid, &it.row, it.files.as_ref(), around);
+            (process, CudaProcess { fully_hooked: false, ..last })
+        };
+        std::mem::take(&mut self.replaced).into_iter().map(last).collect()
     }
 
     /// Counts that lost their owner here, on top of those that the kernel could not attribute.
@@ -168,43 +229,93 @@ impl Lives {
         decode::process_id(tgid, row, self.ticks_per_second)
     }
 
-    fn end(&mut self, process: ProcessId, row: Row) {
+    fn end(&mut self, process: ProcessId, tgid: u32, row: Row) {
+        let files = self.mapped.remove(&process).and_then(|it| it.files);
         if self.ended.len() < self.most_ended || self.ended.contains_key(&process) {
-            self.ended.insert(process, row);
+            self.ended.insert(process, Final { row, tgid, files });
         } else {
-            self.overflow = self.overflow.plus(&decode::counts(&row));
-            self.lost += 1;
+            self.lose(&row);
         }
     }
 
-    /// A process that maps no CUDA library as far as we can see may use one that hides its name.
-    fn is_fully_hooked(&self, process: &ProcessId, hooked: &BTreeSet<FileId>) -> bool {
-        let files = self.mapped.get(process).and_then(|it| it.files.as_ref());
-        files.is_some_and(|it| !it.is_empty() && it.is_subset(hooked))
+    /// One that made no call is no program of interest.
+    fn replace(&mut self, process: ProcessId, record: &Record) {
+        let files = self.mapped.remove(&process).and_then(|it| it.files);
+        if decode::counts(&record.row).is_zero() {
+            return;
+        }
+        if self.replaced.len() < self.most_ended {
+            self.replaced.push((process, Final { row: record.row, tgid: record.tgid, files }));
+        } else {
+            self.lose(&record.row);
+        }
+    }
+
+    fn lose(&mut self, row: &Row) {
+        self.overflow = self.overflow.plus(&decode::counts(row));
+        self.lost += 1;
+    }
+
+    /// Whether the program of this row has ended by exec since the row was read.
+    fn is_replaced(&self, tgid: u32, row: &Row) -> bool {
+        self.replaced.iter().any(|(_, it)| program(it.tgid, &it.row) == program(tgid, row))
     }
 }
 
-fn cuda_process(row: &Row, fully_hooked: bool, exited: bool) -> CudaProcess {
+/// The process goes on, and its next program has made no call.
+fn successor(row: &Row) -> Row {
+    Row {
+        start_boottime_ns: row.start_boottime_ns,
+        cgroup_id: row.cgroup_id,
+        uid: row.uid,
+        ..Row::default()
+    }
+}
+
+/// A process that maps no CUDA library as far as we can see may use one that hides its name.
+fn is_fully_hooked(files: Option<&BTreeSet<FileId>>, hooked: &BTreeSet<FileId>) -> bool {
+    files.is_some_and(|it| !it.is_empty() && it.is_subset(hooked))
+}
+
+/// Whether all memory calls were seen since the process began.
+fn is_memory_known(row: &Row, files: Option<&BTreeSet<FileId>>, around: Around<'_>) -> bool {
+    let began = BootNs(row.start_boottime_ns);
+    let seen = |it: &FileId| around.memory_since.get(it).is_some_and(|since| *since <= began);
+    files.is_some_and(|it| !it.is_empty() && it.iter().all(seen))
+}
+
+fn cuda_process(
+    tgid: u32,
+    row: &Row,
+    files: Option<&BTreeSet<FileId>>,
+    around: Around<'_>,
+) -> CudaProcess {
+    let program = program(tgid, row);
+    let parts = around.parts.get(&program).map(Vec::as_slice).unwrap_or_default();
     CudaProcess {
         uid: row.uid,
         cgroup_id: decode::cgroup(row),
-        counts: decode::counts(row),
+        counts: decode::counts_at(row, around.at),
         estimated: CudaCounts::default(),
-        elsewhere: Vec::new(),
-        home: None,
-        memory: None,
+        elsewhere: parts
+            .iter()
+            .map(|(device, counts)| (decode::device(program, *device, around.uuids), *counts))
+            .collect(),
+        home: decode::ordinal(row.home).map(|_| decode::device(program, row.home, around.uuids)),
+        memory: is_memory_known(row, files, around).then(|| decode::memory(row)),
         last_launch: decode::last_launch(row),
-        fully_hooked,
-        exited,
+        fully_hooked: is_fully_hooked(files, around.hooked),
+        exited: false,
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{LOOK_AGAIN_NS, Lives, Tracked};
+    use super::{Around, LOOK_AGAIN_NS, Lives, Present, Tracked};
     use crate::model::ids::ProcessId;
     use crate::model::readings::CudaProcess;
     use crate::model::units::BootNs;
+    use crate::samplers::cuda::belongings::{Parts, Uuids};
     use crate::samplers::process::decode::FileId;
     use agent_ebpf::{Counter, Event, Record, Row, flag};
     use std::collections::{BTreeMap, BTreeSet};
@@ -229,7 +340,20 @@ mod tests {
 
     fn read(lives: &mut Lives, rows: Vec<(u32, Row)>) -> BTreeMap<ProcessId, CudaProcess> {
         let present = lives.observe(rows, std::iter::empty());
-        lives.report(&present, &BTreeSet::new())
+        report(lives, &present)
+    }
+
+    fn report(lives: &mut Lives, present: &Present) -> BTreeMap<ProcessId, CudaProcess> {
+        lives.report(present, around(&BTreeSet::new(), &BTreeMap::new()))
+    }
+
+    fn around<'a>(
+        hooked: &'a BTreeSet<FileId>,
+        memory_since: &'a BTreeMap<FileId, BootNs>,
+    ) -> Around<'a> {
+        static PARTS: Parts = Parts::new();
+        static UUIDS: Uuids = Uuids::new();
+        Around { at: AT, hooked, memory_since, parts: &PARTS, uuids: &UUIDS }
     }
 
     #[test]
@@ -256,10 +380,11 @@ mod tests {
     #[test]
     fn a_dead_row_is_final_and_to_be_removed() {
         let mut lives = Lives::new(100, 16);
-        let dead = Row { flags: flag::DEAD, ..row(1, 9) };
+        let mut dead = row(1, 9);
+        dead.flags[flag::DEAD] = 1;
         let present = lives.observe(vec![(5, dead)], std::iter::empty());
         assert_eq!(present.dead, [5]);
-        let found = lives.report(&present, &BTreeSet::new());
+        let found = report(&mut lives, &present);
         assert!(found[&process(5, 1)].exited);
     }
 
@@ -278,18 +403,19 @@ mod tests {
         let mut lives = Lives::new(100, 16);
         let silent = Tracked { process: process(7, 3), uid: 1000 };
         let present = lives.observe(vec![(5, row(1, 4))], [silent].into_iter());
-        let found = lives.report(&present, &BTreeSet::new());
+        let found = report(&mut lives, &present);
         assert_eq!((found[&silent.process].uid, found[&silent.process].last_launch), (1000, None));
         exit(&mut lives, 7, row(3, 0));
         let present = lives.observe(vec![], [silent].into_iter());
-        assert!(lives.report(&present, &BTreeSet::new())[&silent.process].exited);
+        assert!(report(&mut lives, &present)[&silent.process].exited);
     }
 
     fn check_hooked(files: Option<&[FileId]>, expected: bool) {
         let mut lives = Lives::new(100, 16);
         let present = lives.observe(vec![(5, row(1, 4))], std::iter::empty());
         lives.mapped(process(5, 1), AT, files.map(|it| it.iter().copied().collect()));
-        let found = lives.report(&present, &BTreeSet::from([LIBRARY]));
+        let hooked = BTreeSet::from([LIBRARY]);
+        let found = lives.report(&present, around(&hooked, &BTreeMap::new()));
         assert_eq!(found[&process(5, 1)].fully_hooked, expected, "{files:?}");
     }
 
@@ -299,6 +425,44 @@ mod tests {
         check_hooked(Some(&[LIBRARY, COPY]), false);
         check_hooked(Some(&[]), false);
         check_hooked(None, false);
+    }
+
+    #[test]
+    fn a_program_that_was_left_is_reported_once_and_its_row_no_more() {
+        let mut lives = Lives::new(100, 16);
+        let old = Row { program: 1_000_000_001, ..row(1, 30) };
+        let executed = Record { event: Event::Executed as u32, tgid: 5, row: old };
+        lives.note(Event::Executed, &executed);
+        // Read before it was left.
+        let stale = Row { program: 1_000_000_001, ..row(1, 20) };
+        let found = read(&mut lives, vec![(5, stale)]);
+        assert_eq!(found[&process(5, 1)].counts.launches(), 0);
+        let (hooked, since) = (BTreeSet::new(), BTreeMap::new());
+        let replaced = lives.replaced(around(&hooked, &since));
+        assert_eq!(replaced.len(), 1);
+        assert_eq!((replaced[0].0, replaced[0].1.counts.launches()), (process(5, 1), 30));
+        assert!(!replaced[0].1.exited);
+        let next = Row { program: 1_000_000_002, ..row(1, 4) };
+        assert_eq!(read(&mut lives, vec![(5, next)])[&process(5, 1)].counts.launches(), 4);
+        assert_eq!(lives.replaced(around(&hooked, &since)), []);
+    }
+
+    fn check_memory(files: Option<&[FileId]>, since_s: u64, expected: bool) {
+        let mut lives = Lives::new(100, 16);
+        let present = lives.observe(vec![(5, row(3, 4))], std::iter::empty());
+        lives.mapped(process(5, 3), AT, files.map(|it| it.iter().copied().collect()));
+        let since = BTreeMap::from([(LIBRARY, BootNs(since_s * 1_000_000_000))]);
+        let found = lives.report(&present, around(&BTreeSet::new(), &since));
+        assert_eq!(found[&process(5, 3)].memory.is_some(), expected, "{files:?} {since_s}");
+    }
+
+    #[test]
+    fn live_memory_is_known_where_every_allocation_was_seen() {
+        check_memory(Some(&[LIBRARY]), 2, true);
+        check_memory(Some(&[LIBRARY]), 4, false);
+        check_memory(Some(&[LIBRARY, COPY]), 2, false);
+        check_memory(Some(&[]), 2, false);
+        check_memory(None, 2, false);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `Tracer` owns the eBPF object, the hooked libraries and what is known about processes. It never
 //! fails: what cannot be traced is said in `CudaReadings::tracing`, and the agent goes on without.
 
+mod belongings;
 pub mod bpf;
 mod decode;
 mod driver;
@@ -22,6 +23,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 
+use agent_ebpf::keys::Program;
 use agent_ebpf::{Event, LOSSES, Row, flag};
 use tokio::io::unix::AsyncFd;
 
@@ -31,16 +33,19 @@ use crate::model::readings::{Change, CudaReadings, HitCosts, Tracing};
 use crate::model::units::BootNs;
 use crate::model::usage::CudaBaseline;
 use crate::samplers::process::driver::Proc;
-use driver::{Kernel, KernelError};
+use belongings::{Owners, Parts, Uuids};
+use driver::{Bounds, Kernel, KernelError};
 use governor::driver::Governing;
 use inheritance::{Found, Inheritance};
 use library::Libraries;
 use library::coverage::LibraryCoverage;
-use lives::{Lives, Tracked};
+use lives::{Around, Lives, Present, Tracked};
 use pins::driver::Pins;
 
 /// How many processes are asked for their mappings in one reading: a large one takes milliseconds.
 const MAPPINGS_PER_READING: usize = 8;
+/// How often it is looked for what ended programs have left, where some have ended.
+const SWEEP_NS: u64 = 2_000_000_000;
 
 /// How often what a predecessor left is looked at: a program that ends in between is in the sum of
 /// ended programs a moment before its end can be read, and seems to have lost its owner.
@@ -83,6 +88,10 @@ struct Running {
     max_tracked: usize,
     /// When hooks that a predecessor left and nobody needs go; `None` = they are gone.
     orphans_until: Option<BootNs>,
+    uuids: Uuids,
+    /// Programs may have ended since it was looked for what they left.
+    left: bool,
+    swept: BootNs,
     /// Made on the first wait, because it needs a runtime.
     ring: Option<AsyncFd<OwnedFd>>,
 }
@@ -224,7 +233,7 @@ fn inherit(
     let identify = |tgid: u32, row: &Row| decode::process_id(tgid, row, ticks);
     for (tgid, row) in kernel.rows()? {
         let (process, counts) = (identify(tgid, &row), decode::counts(&row));
-        match row.flags & flag::DEAD {
+        match row.flags[flag::DEAD] {
             0 => drop(found.live.insert(process, counts)),
             _ => found.ends.push((process, counts)),
         }
@@ -261,8 +270,9 @@ impl Running {
             return Err("cuda.enabled is false".to_owned());
         }
         let pins = pins(config.pin_root.as_deref());
-        let mut kernel =
-            Kernel::load(config.max_processes, proc, pins).map_err(|it| reason::of(&it))?;
+        let bounds =
+            Bounds { max_processes: config.max_processes, max_allocations: config.max_allocations };
+        let mut kernel = Kernel::load(bounds, proc, pins).map_err(|it| reason::of(&it))?;
         if let Some(why) = kernel.unpinned() {
             tracing::warn!("CUDA calls during a restart of the agent are not counted: {why}");
         }
@@ -280,6 +290,9 @@ impl Running {
             tracked: BTreeMap::new(),
             max_tracked: usize::try_from(config.max_processes).unwrap_or(usize::MAX),
             orphans_until: Some(clock::boot() + ORPHANS_NS),
+            uuids: Uuids::new(),
+            left: true,
+            swept: BootNs::default(),
             ring: None,
         })
     }
@@ -307,6 +320,9 @@ impl Running {
         // Rows before records: a process that exits in between is found in both, never in neither.
         let rows = self.kernel.rows()?;
         self.drain();
+        let owners = Owners::new(&rows);
+        let is_on_several = rows.iter().any(|(_, it)| it.flags[flag::SEVERAL_DEVICES] != 0);
+        self.left |= rows.iter().any(|(_, it)| it.resets != 0);
         let present = self.lives.observe(rows, self.tracked.values().copied());
         for tgid in &present.dead {
             self.kernel.remove(*tgid);
@@ -318,13 +334,25 @@ impl Running {
         }
         let lost = self.kernel.lost()?;
         let overflow = decode::counts(&self.kernel.overflow()?);
+        let several = is_on_several || self.lives.ended_on_several();
+        let parts = if several { self.kernel.belongings.parts()? } else { Parts::new() };
+        self.name_devices(&present)?;
+        let around = Around {
+            at,
+            hooked: &hooked,
+            memory_since: &libraries.memory_since(),
+            parts: &parts,
+            uuids: &self.uuids,
+        };
         self.tell_mappings();
-        let mut processes = self.lives.report(&present, &hooked);
+        let replaced = self.lives.replaced(around);
+        let mut processes = self.lives.report(&present, around);
         self.add_missed(&mut processes);
+        self.sweep(at, &owners, proc)?;
         Ok(CudaReadings {
             tracing: self.tracing(libraries, &lost),
             processes,
-            replaced: Vec::new(),
+            replaced,
             cgroups: self.cgroups()?,
             overflow: overflow.plus(&self.inherited.ownerless).plus(&self.lives.overflow()),
             lineage: self.inherited.lineage,
@@ -334,6 +362,33 @@ impl Running {
     fn cgroups(&mut self) -> Result<BTreeMap<u64, Arc<str>>, KernelError> {
         let cgroups = self.kernel.cgroups()?.into_iter();
         Ok(cgroups.filter_map(|(id, it)| Some((id, decode::cgroup_path(&it)?.into()))).collect())
+    }
+
+    /// One system call for each program that uses a device and has not asked for its name.
+    fn name_devices(&mut self, present: &Present) -> Result<(), KernelError> {
+        for (program, device) in self.lives.unnamed(present, &self.uuids) {
+            if let Some(uuid) = self.kernel.belongings.uuid(program, device)? {
+                self.uuids.insert((program, device), uuid);
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what ended programs have left in the kernel, some time after they ended.
+    fn sweep(&mut self, at: BootNs, owners: &Owners, proc: &Proc) -> Result<(), KernelError> {
+        let is_due = self.left || self.kernel.belongings.has_suspects();
+        if !is_due || at.since(self.swept) < SWEEP_NS {
+            return Ok(());
+        }
+        self.left = false;
+        self.swept = at;
+        self.uuids.retain(|(program, _), _| owners.has(*program));
+        let ticks = Proc::ticks_per_second();
+        let is_alive = |it: Program| {
+            let started = decode::started(it, ticks);
+            proc.process_id(it.tgid).is_some_and(|it| it.start_ticks == started)
+        };
+        self.kernel.belongings.sweep(owners, is_alive)
     }
 
     fn tracing(&self, libraries: &Libraries, lost: &[u64; LOSSES]) -> Tracing {
@@ -353,10 +408,9 @@ impl Running {
         }
     }
 
-    /// Returns how many records there were.
     /// The most urgent of what was told; `None` = nothing was.
     fn drain(&mut self) -> Option<Change> {
-        let (lives, tracked) = (&mut self.lives, &mut self.tracked);
+        let (lives, tracked, left) = (&mut self.lives, &mut self.tracked, &mut self.left);
         let mut change = None;
         self.kernel.drain(|event, record| {
             change = match event {
@@ -364,6 +418,7 @@ impl Running {
                 _ => Some(Change::Life),
             };
             lives.note(event, record);
+            *left |= matches!(event, Event::Executed | Event::Exited);
             if event == Event::Exited {
                 tracked.remove(&record.tgid);
             }

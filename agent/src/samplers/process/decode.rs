@@ -154,19 +154,24 @@ pub(crate) fn row(bytes: &[u8]) -> Option<Row> {
     for (index, count) in counts.iter_mut().enumerate() {
         *count = double(bytes, offset_of!(Row, counts) + 8 * index)?;
     }
+    let flags = offset_of!(Row, flags);
     Some(Row {
         start_boottime_ns: double(bytes, offset_of!(Row, start_boottime_ns))?,
-        last_launch_ns: double(bytes, offset_of!(Row, last_launch_ns))?,
-        last_launch_tick: double(bytes, offset_of!(Row, last_launch_tick))?,
-        pending_since_ns: double(bytes, offset_of!(Row, pending_since_ns))?,
+        program: double(bytes, offset_of!(Row, program))?,
         live_bytes: double(bytes, offset_of!(Row, live_bytes))?,
         peak_bytes: double(bytes, offset_of!(Row, peak_bytes))?,
         host_bytes: double(bytes, offset_of!(Row, host_bytes))?,
         cgroup_id: double(bytes, offset_of!(Row, cgroup_id))?,
+        contexts: double(bytes, offset_of!(Row, contexts))?,
+        context: double(bytes, offset_of!(Row, context))?,
         uid: word(bytes, offset_of!(Row, uid))?,
-        flags: word(bytes, offset_of!(Row, flags))?,
         home: word(bytes, offset_of!(Row, home))?,
+        resets: word(bytes, offset_of!(Row, resets))?,
         unused: word(bytes, offset_of!(Row, unused))?,
+        pending_since_ns: double(bytes, offset_of!(Row, pending_since_ns))?,
+        last_launch_ns: double(bytes, offset_of!(Row, last_launch_ns))?,
+        last_launch_tick: double(bytes, offset_of!(Row, last_launch_tick))?,
+        flags: bytes.get(flags..flags + 8)?.try_into().ok()?,
         counts,
     })
 }
@@ -272,8 +277,10 @@ garbage
         let (event, record) = record(&bytes).unwrap();
         assert_eq!((event, record.tgid), (Event::Exited, 77));
         assert_eq!(record.row.start_boottime_ns, 100);
-        assert_eq!(record.row.last_launch_ns, 101);
-        assert_eq!(record.row.counts[Counter::KernelLaunches as usize], 110);
+        assert_eq!((record.row.program, record.row.last_launch_ns), (101, 111));
+        assert_eq!((record.row.uid, record.row.home), (108, 0));
+        assert_eq!(record.row.flags, 113_u64.to_ne_bytes());
+        assert_eq!(record.row.counts[Counter::KernelLaunches as usize], 114);
         assert_eq!(record.row.counts[Counter::Streams as usize], 99 + words);
     }
 

@@ -31,6 +31,7 @@ pub(crate) fn offsets(btf: &[u8]) -> Result<Offsets, BtfError> {
         task_tgid: task.offset("tgid")?,
         task_group_leader: task.offset("group_leader")?,
         task_start_boottime: task.offset("start_boottime")?,
+        task_self_exec_id: task.offset("self_exec_id")?,
         task_signal: task.offset("signal")?,
         signal_live: signal.offset("live")?,
         ..groups(&btf).unwrap_or_default()
@@ -264,7 +265,13 @@ mod tests {
         btf.structure("", &[("tgid", 1, 4), ("group_leader", 1, 16)]); // 2: no name
         btf.structure(
             "task_struct",
-            &[("thread_info", 1, 0), ("", 2, 64), ("start_boottime", 1, 200), (signal, 1, 300)],
+            &[
+                ("thread_info", 1, 0),
+                ("", 2, 64),
+                ("start_boottime", 1, 200),
+                ("self_exec_id", 1, 240),
+                (signal, 1, 300),
+            ],
         );
         btf.structure("signal_struct", &[("sigcnt", 1, 0), ("live", 1, 4)]);
         btf.finish()
@@ -275,6 +282,7 @@ mod tests {
         let found = offsets(&kernel("signal")).unwrap();
         assert_eq!((found.task_tgid, found.task_group_leader), (68, 80));
         assert_eq!((found.task_start_boottime, found.task_signal), (200, 300));
+        assert_eq!(found.task_self_exec_id, 240);
         assert_eq!(found.signal_live, 4);
     }
 

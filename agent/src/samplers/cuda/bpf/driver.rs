@@ -224,6 +224,64 @@ impl Batch {
     }
 }
 
+impl Batch {
+    /// Every entry of a map, as keys and values. Entries that come or go meanwhile may be missed.
+    pub(crate) fn scan(
+        &mut self,
+        map: BorrowedFd<'_>,
+        mut each: impl FnMut(&[u8], &[u8]),
+    ) -> io::Result<()> {
+        let mut cursor = None;
+        loop {
+            let (count, last) = match self.read(map, &mut cursor)? {
+                Found::Some(count) => (count, false),
+                Found::Last(count) => (count, true),
+                Found::TooSmall => {
+                    self.grow();
+                    continue;
+                }
+            };
+            let keys = self.keys.chunks_exact(self.key_bytes).take(count);
+            for (key, value) in keys.zip(self.values.chunks_exact(self.value_bytes)) {
+                each(key, value);
+            }
+            if last {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Copies the value of a key; `false` where there is none. Both have the sizes of the map.
+pub(crate) fn get(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let mut attribute = MapElement {
+        map_fd: map.as_raw_fd(),
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        ..MapElement::default()
+    };
+    // SAFETY: key and value outlive the call, and the caller vouches for their sizes.
+    let answer = unsafe { call(bpf_cmd::BPF_MAP_LOOKUP_ELEM, &mut attribute) };
+    is_there(answer)
+}
+
+/// `false` where the key was not there.
+pub(crate) fn remove(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<bool> {
+    let mut attribute =
+        MapElement { map_fd: map.as_raw_fd(), key: key.as_ptr() as u64, ..MapElement::default() };
+    // SAFETY: the key outlives the call, and the caller vouches for its size.
+    let answer = unsafe { call(bpf_cmd::BPF_MAP_DELETE_ELEM, &mut attribute) };
+    is_there(answer)
+}
+
+fn is_there(answer: io::Result<RawFd>) -> io::Result<bool> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 fn count(length: usize) -> io::Result<u32> {
     u32::try_from(length).map_err(io::Error::other)
 }
@@ -283,6 +341,16 @@ struct LinkCreate {
     multi_flags: u32,
     pid: u32,
     padding: u32,
+}
+
+#[repr(C)]
+#[derive(Default)]
+struct MapElement {
+    map_fd: RawFd,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
 }
 
 #[repr(C)]

@@ -41,7 +41,8 @@ pub(crate) fn call_costs<'a>(
 
 /// Groups that may be taken off. Memory never: live bytes would be wrong, and a process may have
 /// changed the text of its memory functions by the time they are put on again. Life hardly costs.
-pub(crate) const GOVERNED: [Group; 3] = [Group::Launches, Group::Copies, Group::Waits];
+pub(crate) const GOVERNED: [Group; 4] =
+    [Group::Launches, Group::Copies, Group::Waits, Group::Extra];
 
 /// The counters that a call of a governed group adds to, with the number of calls first.
 const LAUNCHES: [Counter; 4] = [
@@ -59,6 +60,7 @@ const COPIES: [Counter; 6] = [
     Counter::Memsets,
 ];
 const WAITS: [Counter; 1] = [Counter::Synchronizations];
+const EXTRA: [Counter; 2] = [Counter::EventRecords, Counter::Queries];
 
 /// Counters of calls, by group. What is not listed counts rarely.
 fn calls_of(group: Group) -> &'static [Counter] {
@@ -67,11 +69,12 @@ fn calls_of(group: Group) -> &'static [Counter] {
         Group::Copies => &COPIES,
         Group::Waits => &WAITS,
         Group::Memory => &MEMORY,
+        Group::Extra => &EXTRA,
         Group::Life => &[],
     }
 }
 
-const MEMORY: [Counter; 15] = [
+const MEMORY: [Counter; 16] = [
     Counter::DeviceAllocations,
     Counter::DeviceFailed,
     Counter::DeviceFrees,
@@ -87,6 +90,7 @@ const MEMORY: [Counter; 15] = [
     Counter::HostFrees,
     Counter::Maps,
     Counter::Unmaps,
+    Counter::Imports,
 ];
 
 /// Calls of one group.
@@ -98,7 +102,7 @@ pub(crate) fn calls(counts: &[u64; COUNTERS], group: Group) -> u64 {
 pub(crate) fn counters(group: Group) -> impl Iterator<Item = usize> {
     let amounts = match group {
         Group::Copies | Group::Waits => 2,
-        Group::Launches | Group::Memory | Group::Life => 1,
+        Group::Launches | Group::Memory | Group::Extra | Group::Life => 1,
     };
     calls_of(group).iter().flat_map(move |it| *it as usize..*it as usize + amounts)
 }

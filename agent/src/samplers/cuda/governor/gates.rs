@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use agent_ebpf::GATES;
+use agent_ebpf::cookie::GATES;
 
 use super::cost::GOVERNED;
 use crate::samplers::cuda::hooks::{Group, Hook};

@@ -23,7 +23,7 @@ use nix::sys::mman::{MapFlags, ProtFlags};
 use nix::sys::statfs::{FUSE_SUPER_MAGIC, fstatfs};
 use object::{ReadCache, ReadRef};
 
-use crate::config::AttachAt;
+use crate::config::HookChoice;
 use crate::samplers::cuda::governor::driver::Target;
 use crate::samplers::cuda::governor::gates::Gates;
 use crate::samplers::cuda::hooks::Group;
@@ -117,7 +117,7 @@ pub(crate) struct MappedFile {
 #[derive(Clone, Debug)]
 pub(crate) struct LibraryFile {
     file: Arc<File>,
-    attach_at: AttachAt,
+    choice: HookChoice,
     version: Version,
     pub(crate) id: FileId,
     pub(crate) plan: Arc<Plan>,
@@ -127,29 +127,29 @@ pub(crate) struct LibraryFile {
 
 impl LibraryFile {
     /// A file of this host.
-    pub(crate) fn open(path: &Path, attach_at: AttachAt) -> Result<Self, LibraryError> {
+    pub(crate) fn open(path: &Path, choice: HookChoice) -> Result<Self, LibraryError> {
         let found = File::options().read(true).custom_flags(libc::O_PATH).open(path);
-        Self::read(reopen(found.map_err(LibraryError::Open)?.into())?, attach_at)
+        Self::read(reopen(found.map_err(LibraryError::Open)?.into())?, choice)
     }
 
     /// A file that a process maps, and no other.
     pub(crate) fn open_mapped(
         proc: &Proc,
         mapped: &MappedFile,
-        attach_at: AttachAt,
+        choice: HookChoice,
     ) -> Result<Self, LibraryError> {
-        let library = Self::read(reopen(find_mapped(proc, mapped)?)?, attach_at)?;
+        let library = Self::read(reopen(find_mapped(proc, mapped)?)?, choice)?;
         if library.id == mapped.id { Ok(library) } else { Err(LibraryError::Another) }
     }
 
-    fn read(file: File, attach_at: AttachAt) -> Result<Self, LibraryError> {
+    fn read(file: File, choice: HookChoice) -> Result<Self, LibraryError> {
         let metadata = file.metadata().map_err(LibraryError::Open)?;
         let id = id(&file)?;
         // Read, not mapped: a mapped file that is cut short under us would kill the agent.
         let bytes = Bounded { cache: ReadCache::new(&file), left: Cell::new(MOST_READ) };
-        let plan = Arc::new(probe::plan(&bytes, attach_at)?);
+        let plan = Arc::new(probe::plan(&bytes, choice)?);
         let version = Version::of(&metadata);
-        Ok(Self { file: Arc::new(file), attach_at, version, id, plan, gates: Gates::default() })
+        Ok(Self { file: Arc::new(file), choice, version, id, plan, gates: Gates::default() })
     }
 
     /// Whether this is the same file with the same contents.
@@ -164,7 +164,7 @@ impl LibraryFile {
             return None;
         }
         let again = self.file.try_clone().map_err(LibraryError::Open);
-        Some(again.and_then(|it| Self::read(it, self.attach_at)))
+        Some(again.and_then(|it| Self::read(it, self.choice)))
     }
 
     /// What puts groups of hooks on and off again without this value.

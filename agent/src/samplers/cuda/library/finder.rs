@@ -11,7 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::search::{Answer, Question, Search};
-use crate::config::AttachAt;
+use crate::config::HookChoice;
 use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
 
@@ -23,7 +23,7 @@ const MOST_STUCK: usize = 8;
 #[derive(Debug)]
 pub(super) struct Finder {
     proc: Proc,
-    attach_at: AttachAt,
+    choice: HookChoice,
     state: State,
     /// Processes that a thread did not come back from.
     avoided: BTreeSet<u32>,
@@ -50,9 +50,9 @@ struct Thread {
 }
 
 impl Finder {
-    pub(super) fn new(proc: Proc, attach_at: AttachAt) -> Self {
-        let state = State::started(&proc, attach_at, &BTreeSet::new());
-        Self { proc, attach_at, state, avoided: BTreeSet::new(), stuck: 0 }
+    pub(super) fn new(proc: Proc, choice: HookChoice) -> Self {
+        let state = State::started(&proc, choice, &BTreeSet::new());
+        Self { proc, choice, state, avoided: BTreeSet::new(), stuck: 0 }
     }
 
     pub(super) fn is_idle(&self) -> bool {
@@ -100,7 +100,7 @@ impl Finder {
         self.avoided.insert(tgid);
         tracing::warn!(tgid, "looking for library files in this process does not end");
         if self.stuck < MOST_STUCK {
-            self.state = State::started(&self.proc, self.attach_at, &self.avoided);
+            self.state = State::started(&self.proc, self.choice, &self.avoided);
         }
     }
 
@@ -123,11 +123,11 @@ impl Finder {
 }
 
 impl State {
-    fn started(proc: &Proc, attach_at: AttachAt, avoided: &BTreeSet<u32>) -> Self {
+    fn started(proc: &Proc, choice: HookChoice, avoided: &BTreeSet<u32>) -> Self {
         let (questions, asked) = sync_channel::<Question>(1);
         let (answers, answered) = sync_channel(1);
         let at = Arc::new(AtomicU32::new(0));
-        let mut search = Search::new(proc.clone(), attach_at, Arc::clone(&at), avoided.clone());
+        let mut search = Search::new(proc.clone(), choice, Arc::clone(&at), avoided.clone());
         let body = move || {
             for question in asked {
                 if answers.send(search.answer(question)).is_err() {

@@ -118,7 +118,7 @@ impl Libraries {
             wants_memory: config.memory_hooks,
             caps: Caps { all: config.max_libraries, tenant: config.max_libraries_per_tenant },
             proc: proc.clone(),
-            finder: Finder::new(proc.clone(), config.attach_at),
+            finder: Finder::new(proc.clone(), config.hook_choice()),
             hooked: Vec::new(),
             failed: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -430,7 +430,6 @@ impl Libraries {
     }
 
     /// Since when every memory call in a file is seen; a file that is missing is not hooked so.
-    #[expect(dead_code, reason = "live memory is not read yet")]
     pub(crate) fn memory_since(&self) -> BTreeMap<FileId, BootNs> {
         self.hooked.iter().filter_map(|it| Some((it.file(), it.memory_since()?))).collect()
     }

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::driver::{LibraryError, LibraryFile, MappedFile};
 use super::text::{self, TextCheck};
-use crate::config::AttachAt;
+use crate::config::HookChoice;
 use crate::samplers::holders::decode::Workload;
 use crate::samplers::process::decode::{self, FileId};
 use crate::samplers::process::driver::Proc;
@@ -122,7 +122,7 @@ pub(super) struct Seen {
 #[derive(Debug)]
 pub(super) struct Search {
     proc: Proc,
-    attach_at: AttachAt,
+    choice: HookChoice,
     round: u64,
     looked: BTreeMap<(u32, u64), Looked>,
     /// What is looked at now, for whoever waits.
@@ -144,17 +144,17 @@ struct Looked {
 impl Search {
     pub(super) fn new(
         proc: Proc,
-        attach_at: AttachAt,
+        choice: HookChoice,
         at: Arc<AtomicU32>,
         avoided: BTreeSet<u32>,
     ) -> Self {
-        Self { proc, attach_at, round: 0, looked: BTreeMap::new(), at, avoided }
+        Self { proc, choice, round: 0, looked: BTreeMap::new(), at, avoided }
     }
 
     pub(super) fn answer(&mut self, question: Question) -> Answer {
         let mut answer = Answer::default();
         for path in question.paths {
-            let result = LibraryFile::open(&path, self.attach_at).map(|it| self.prepare(it));
+            let result = LibraryFile::open(&path, self.choice).map(|it| self.prepare(it));
             let place = Place { path, origin: Origin::Path };
             answer.opened.push(Opened { place, result });
         }
@@ -233,7 +233,7 @@ impl Search {
             *opens += 1;
             known.insert(file.id);
             self.at.store(file.tgid, Ordering::Relaxed);
-            let library = LibraryFile::open_mapped(&self.proc, &file, self.attach_at);
+            let library = LibraryFile::open_mapped(&self.proc, &file, self.choice);
             let result = library.map(|it| self.prepare(it));
             let origin = Origin::Process { tgid: file.tgid, tenant, id: file.id };
             let place = Place { path: decode::path_of(&file.path).into(), origin };

@@ -18,8 +18,8 @@ use object::elf;
 use object::read::elf::{ElfFile64, FileHeader, ProgramHeader};
 use object::{Endianness, Object, ObjectSymbol, ReadRef, SymbolKind};
 
-use super::hooks::{Group, HOOKS, Hook, REQUIRED};
-use crate::config::AttachAt;
+use super::hooks::{self, Group, Hook, REQUIRED};
+use crate::config::{AttachAt, HookChoice};
 use place::{Form, Place};
 
 /// Why a file is not hooked at all.
@@ -76,7 +76,7 @@ const SONAME: &str = "libcuda.so.1";
 /// Reads the symbols and decodes every wanted function.
 pub(crate) fn plan<'data, R: ReadRef<'data>>(
     data: R,
-    attach_at: AttachAt,
+    choice: HookChoice,
 ) -> Result<Plan, ProbeError> {
     let file = ElfFile64::<Endianness, R>::parse(data)?;
     let machine = file.elf_header().e_machine(file.endian());
@@ -84,12 +84,14 @@ pub(crate) fn plan<'data, R: ReadRef<'data>>(
         return Err(ProbeError::Machine(machine));
     }
     check_soname(&file, data)?;
-    let symbols = wanted_symbols(&file);
+    let hooks: Vec<&'static Hook> = hooks::wanted(choice).collect();
+    let symbols = wanted_symbols(&file, &hooks);
     if let Some(missing) = REQUIRED.iter().find(|it| !symbols.contains_key(*it)) {
         return Err(ProbeError::Incomplete(missing));
     }
+    let attach_at = choice.attach_at;
     let code = Code64 { segments: segments(&file), machine, attach_at, data };
-    Ok(code.plan(&symbols))
+    Ok(code.plan(&hooks, &symbols))
 }
 
 fn check_soname<'data, R: ReadRef<'data>>(
@@ -113,9 +115,12 @@ fn check_soname<'data, R: ReadRef<'data>>(
 /// Address and size by name.
 type Symbols = BTreeMap<&'static str, (u64, u64)>;
 
-fn wanted_symbols<'data, R: ReadRef<'data>>(file: &ElfFile64<'data, Endianness, R>) -> Symbols {
+fn wanted_symbols<'data, R: ReadRef<'data>>(
+    file: &ElfFile64<'data, Endianness, R>,
+    hooks: &[&'static Hook],
+) -> Symbols {
     let wanted: BTreeMap<&[u8], &'static str> =
-        HOOKS.iter().map(|it| (it.symbol.as_bytes(), it.symbol)).collect();
+        hooks.iter().map(|it| (it.symbol.as_bytes(), it.symbol)).collect();
     file.dynamic_symbols()
         .filter(|it| it.is_definition() && it.kind() == SymbolKind::Text)
         .filter_map(|it| {
@@ -162,10 +167,10 @@ struct Code64<R> {
 }
 
 impl<'data, R: ReadRef<'data>> Code64<R> {
-    fn plan(&self, symbols: &Symbols) -> Plan {
+    fn plan(&self, hooks: &[&'static Hook], symbols: &Symbols) -> Plan {
         let mut plan = Plan { points: Vec::new(), skipped: Vec::new() };
         let mut names: BTreeMap<u64, &'static str> = BTreeMap::new();
-        for hook in &HOOKS {
+        for hook in hooks {
             match self.point(hook, symbols, &names) {
                 Ok((address, point)) => {
                     names.insert(address, hook.symbol);
@@ -218,12 +223,12 @@ mod properties;
 #[cfg(test)]
 mod tests {
     use super::{ProbeError, plan};
-    use crate::config::AttachAt;
+    use crate::config::HookChoice;
 
     #[test]
     fn bytes_that_are_no_library_are_refused() {
         let bytes = &b"\x7fELF and nothing more"[..];
-        let error = plan(bytes, AttachAt::Cheapest).expect_err("it is no library");
+        let error = plan(bytes, HookChoice::default()).expect_err("it is no library");
         assert!(matches!(error, ProbeError::Elf(_)), "{error}");
     }
 }

@@ -1,0 +1,227 @@
+//! Which device a call is for. Almost every program uses one, and then nothing is looked up.
+
+use agent_ebpf::keys::{ContextKey, DeviceKey, Part};
+use agent_ebpf::{Counter, Loss, NO_DEVICE, Row, UNKNOWN_DEVICE, flag};
+use aya_ebpf::EbpfContext;
+use aya_ebpf::bindings::BPF_NOEXIST;
+
+use crate::maps::{CONTEXTS, DEVICES, UUIDS, ZERO};
+use crate::{atomic, live, loss, rows, spans, threads};
+
+/// Where the call of a thread counts: in its row, and apart where it is for another device than the
+/// program's first.
+#[derive(Clone, Copy)]
+pub(crate) struct Account {
+    row: *mut Row,
+    /// [`NO_DEVICE`] = nowhere apart.
+    device: u32,
+}
+
+impl Account {
+    #[inline(always)]
+    pub(crate) fn current(row: *mut Row) -> Self {
+        let several = rows::has(row, flag::SEVERAL_DEVICES);
+        Self { row, device: if several { elsewhere(row) } else { NO_DEVICE } }
+    }
+
+    /// For a call that names its device.
+    #[inline(always)]
+    pub(crate) fn on(row: *mut Row, ordinal: u32) -> Self {
+        let device = ordinal.saturating_add(1);
+        let several = rows::has(row, flag::SEVERAL_DEVICES);
+        let apart = several && device != home(row);
+        Self { row, device: if apart { device } else { NO_DEVICE } }
+    }
+
+    #[inline(always)]
+    pub(crate) fn add<C: EbpfContext>(self, ctx: &C, counter: usize, amount: u64) {
+        rows::add(self.row, counter, amount);
+        if self.device != NO_DEVICE {
+            add_apart(ctx, self.row, self.device, counter as u64, amount);
+        }
+    }
+}
+
+/// What was counted for the row of a program with several devices counts apart too, where it was for
+/// another one than its first.
+#[inline(never)]
+pub(crate) fn also<C: EbpfContext>(ctx: &C, row: *mut Row, counter: u64, amount: u64) {
+    let device = elsewhere(row);
+    if device != NO_DEVICE {
+        add_apart(ctx, row, device, counter, amount);
+    }
+}
+
+/// Device of the thread's context where it is not the program's first.
+#[inline(never)]
+fn elsewhere(row: *mut Row) -> u32 {
+    let device = match threads::known().and_then(|it| threads::context(it)) {
+        Some(context) => device_of(row, context),
+        None => UNKNOWN_DEVICE,
+    };
+    if device == home(row) { NO_DEVICE } else { device }
+}
+
+#[inline(always)]
+fn device_of(row: *const Row, context: u64) -> u32 {
+    match CONTEXTS.get_ptr(context_key(row, context)) {
+        // SAFETY: it is a map value.
+        Some(device) => unsafe { device.read_volatile() },
+        None => UNKNOWN_DEVICE,
+    }
+}
+
+#[inline(never)]
+fn add_apart<C: EbpfContext>(ctx: &C, row: *mut Row, device: u32, counter: u64, amount: u64) {
+    let key = DeviceKey { program: rows::program(row), tgid: rows::current_tgid(), device };
+    if DEVICES.get_ptr(key).is_none()
+        && let Some(zero) = ZERO.get_ptr(0)
+    {
+        // SAFETY: nobody writes to it. A part is what the counts of a row are. An error shows below.
+        let zero = unsafe { &*(&raw const (*zero).counts).cast::<Part>() };
+        let _ = DEVICES.insert(key, zero, u64::from(BPF_NOEXIST));
+    }
+    let Some(part) = DEVICES.get_ptr_mut(key) else {
+        loss::count(ctx, Loss::Contexts, key.tgid);
+        return;
+    };
+    if counter < agent_ebpf::COUNTERS as u64 {
+        // SAFETY: `part` is a map value, and the index was checked.
+        let count = unsafe { (&raw mut (*part).counts).cast::<u64>().add(counter as usize) };
+        // SAFETY: map values are aligned to 8 bytes and outlive the program's run.
+        unsafe { atomic::add(count, amount) };
+    }
+}
+
+/// A program has, or uses, a context on a device: its ordinal plus 1, or [`UNKNOWN_DEVICE`].
+#[inline(never)]
+pub(crate) fn note<C: EbpfContext>(ctx: &C, row: *mut Row, context: u64, device: u32) {
+    // Who has no row of its own has no devices of its own either.
+    if context == 0 || rows::has(row, flag::SHARED) {
+        return;
+    }
+    let key = context_key(row, context);
+    if let Some(known) = CONTEXTS.get_ptr_mut(key) {
+        // SAFETY: `known` is a map value.
+        if device != UNKNOWN_DEVICE && unsafe { known.read_volatile() } != device {
+            // SAFETY: as above.
+            unsafe { known.write_volatile(device) };
+            settle_home(row, context, device);
+        }
+        return;
+    }
+    match CONTEXTS.insert(key, device, u64::from(BPF_NOEXIST)) {
+        Ok(()) => count_context(row, context, device),
+        // Another thread was first, or there is no room.
+        Err(_) if CONTEXTS.get_ptr(key).is_some() => {}
+        Err(_) => {
+            loss::count(ctx, Loss::Contexts, key.tgid);
+            count_context(row, context, UNKNOWN_DEVICE);
+        }
+    }
+}
+
+#[inline(always)]
+fn count_context(row: *mut Row, context: u64, device: u32) {
+    // SAFETY: `row` is a map value.
+    let alive = unsafe { add_contexts(row, 1) };
+    if alive == 1 {
+        // SAFETY: as above.
+        unsafe { (&raw mut (*row).context).write_volatile(context) };
+    } else {
+        rows::set(row, flag::SEVERAL_CONTEXTS);
+    }
+    let home = home(row);
+    if home == NO_DEVICE {
+        set_home(row, device);
+    } else if home != device {
+        rows::set(row, flag::SEVERAL_DEVICES);
+    }
+}
+
+/// Returns how many there are now.
+///
+/// # Safety
+///
+/// `row` is a map value.
+#[inline(always)]
+unsafe fn add_contexts(row: *mut Row, more: u64) -> u64 {
+    // SAFETY: by the contract above.
+    let contexts = unsafe { &raw mut (*row).contexts };
+    // SAFETY: map values are aligned to 8 bytes.
+    unsafe { atomic::add(contexts, more) };
+    // SAFETY: as above.
+    unsafe { contexts.read_volatile() }
+}
+
+/// The device of a context that was used before anyone said where it is.
+#[inline(always)]
+fn settle_home(row: *mut Row, context: u64, device: u32) {
+    // SAFETY: `row` is a map value.
+    let (only, contexts) = unsafe {
+        let only = (&raw const (*row).context).read_volatile();
+        (only, (&raw const (*row).contexts).read_volatile())
+    };
+    if contexts == 1 && only == context && home(row) == UNKNOWN_DEVICE {
+        set_home(row, device);
+    } else if home(row) != device {
+        rows::set(row, flag::SEVERAL_DEVICES);
+    }
+}
+
+/// A context is gone. With the only one goes all memory and all work.
+#[inline(never)]
+pub(crate) fn forget(row: *mut Row, context: u64) {
+    rows::add(row, Counter::ContextsDestroyed as usize, 1);
+    let was_known = CONTEXTS.remove(context_key(row, context)).is_ok();
+    if !was_known || rows::has(row, flag::SHARED) {
+        return;
+    }
+    // SAFETY: `row` is a map value.
+    let alive = unsafe { add_contexts(row, 1_u64.wrapping_neg()) };
+    if alive == 0 {
+        live::reset(row);
+        spans::end(row);
+    }
+}
+
+/// The primary context of a device was reset. Which one that is, is known where it is the only one.
+#[inline(never)]
+pub(crate) fn reset(row: *mut Row, device: u32) {
+    // SAFETY: `row` is a map value.
+    let (only, contexts) = unsafe {
+        let only = (&raw const (*row).context).read_volatile();
+        (only, (&raw const (*row).contexts).read_volatile())
+    };
+    if contexts == 1 && home(row) == device {
+        forget(row, only);
+    } else {
+        rows::add(row, Counter::ContextsDestroyed as usize, 1);
+    }
+}
+
+/// The program has asked which device an ordinal names.
+#[inline(always)]
+pub(crate) fn identify<C: EbpfContext>(ctx: &C, row: *mut Row, device: u32, uuid: &[u8; 16]) {
+    let key = DeviceKey { program: rows::program(row), tgid: rows::current_tgid(), device };
+    if UUIDS.insert(key, uuid, 0).is_err() {
+        loss::count(ctx, Loss::Contexts, key.tgid);
+    }
+}
+
+#[inline(always)]
+fn context_key(row: *const Row, context: u64) -> ContextKey {
+    ContextKey { program: rows::program(row), tgid: rows::current_tgid(), unused: 0, context }
+}
+
+#[inline(always)]
+fn home(row: *const Row) -> u32 {
+    // SAFETY: `row` is a map value.
+    unsafe { (&raw const (*row).home).read_volatile() }
+}
+
+#[inline(always)]
+fn set_home(row: *mut Row, device: u32) {
+    // SAFETY: `row` is a map value.
+    unsafe { (&raw mut (*row).home).write_volatile(device) };
+}

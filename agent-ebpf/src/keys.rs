@@ -1,0 +1,127 @@
+//! Keys and values of the maps beside the rows. What belongs to one program begins with that
+//! program's identity, so that user space can remove it when the program has ended.
+
+use core::mem::size_of;
+
+use crate::COUNTERS;
+
+/// A program of a process: `Row::program` and the tgid. Begins every key of `LIVE`, `CONTEXTS`,
+/// `DEVICES` and `UUIDS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(C)]
+pub struct Program {
+    pub program: u64,
+    pub tgid: u32,
+}
+
+/// Key of `LIVE`: an allocation that was not freed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct LiveKey {
+    pub program: u64,
+    pub tgid: u32,
+    /// `Row::resets`, cut: what was allocated before is gone.
+    pub resets: u16,
+    /// A [`space`].
+    pub space: u16,
+    /// A pointer or a handle.
+    pub address: u64,
+}
+
+/// What the address of a [`LiveKey`] is: handles are no pointers.
+pub mod space {
+    pub const DEVICE: u16 = 0;
+    pub const HANDLE: u16 = 1;
+    pub const HOST: u16 = 2;
+}
+
+/// Value of `LIVE`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Live {
+    pub bytes: u64,
+    /// First counter of the kind of memory.
+    pub kind: u64,
+}
+
+/// Key of `CONTEXTS`, whose value is the ordinal of the context's device, plus 1, or
+/// [`crate::UNKNOWN_DEVICE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct ContextKey {
+    pub program: u64,
+    pub tgid: u32,
+    pub unused: u32,
+    pub context: u64,
+}
+
+/// Key of `DEVICES` and `UUIDS`: a device as a program numbers it, plus 1, or
+/// [`crate::UNKNOWN_DEVICE`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct DeviceKey {
+    pub program: u64,
+    pub tgid: u32,
+    pub device: u32,
+}
+
+/// Value of `DEVICES`: the part of a row's counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Part {
+    pub counts: [u64; COUNTERS],
+}
+
+/// A call that has begun and not returned.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Call {
+    /// Where the stack pointer will be when it has returned: tells it from the calls around it.
+    pub stack: u64,
+    /// CLOCK_BOOTTIME ns.
+    pub start_ns: u64,
+    /// What its program keeps until it returns.
+    pub kept: [u64; 3],
+}
+
+/// Calls of one thread that may be under way, one inside the other. A power of 2.
+pub const CALLS: usize = 4;
+/// Contexts on one thread's stack. A power of 2.
+pub const CONTEXTS: usize = 8;
+
+/// Value of `THREADS`, by thread id with the tgid in the upper half.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Thread {
+    pub calls: [Call; CALLS],
+    /// The one at `depth - 1` is current.
+    pub contexts: [u64; CONTEXTS],
+    pub under_way: u32,
+    /// May be more than there is room for: then the current one is not known.
+    pub depth: u32,
+}
+
+const _: () = assert!(size_of::<LiveKey>() == 24);
+const _: () = assert!(size_of::<Live>() == 16);
+const _: () = assert!(size_of::<ContextKey>() == 24);
+const _: () = assert!(size_of::<DeviceKey>() == 16);
+const _: () = assert!(size_of::<Part>() == 8 * COUNTERS);
+const _: () = assert!(size_of::<Call>() == 40);
+const _: () = assert!(size_of::<Thread>() == 40 * CALLS + 8 * CONTEXTS + 8);
+const _: () = assert!(CALLS.is_power_of_two() && CONTEXTS.is_power_of_two());
+
+// SAFETY: `repr(C)`, only integers, no padding: every bit pattern is a valid value.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for LiveKey {}
+// SAFETY: as for `LiveKey`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Live {}
+// SAFETY: as for `LiveKey`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for ContextKey {}
+// SAFETY: as for `LiveKey`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for DeviceKey {}
+// SAFETY: as for `LiveKey`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Part {}

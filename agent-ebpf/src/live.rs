@@ -1,0 +1,112 @@
+//! Memory that is allocated now: what was taken and not given back, as far as it was seen.
+
+use agent_ebpf::keys::{Live, LiveKey, space};
+use agent_ebpf::{Counter, Loss, Row, flag};
+use aya_ebpf::EbpfContext;
+
+use crate::maps::LIVE;
+use crate::{atomic, loss, rows};
+
+const HOST: u64 = Counter::HostAllocations as u64;
+const VIRTUAL: u64 = Counter::VirtualAllocations as u64;
+
+/// Names an allocation of this kind of memory.
+#[inline(always)]
+pub(crate) fn key(row: *const Row, kind: u64, address: u64) -> LiveKey {
+    let space = match kind {
+        HOST => space::HOST,
+        VIRTUAL => space::HANDLE,
+        _ => space::DEVICE,
+    };
+    // SAFETY: `row` is a map value.
+    let resets = unsafe { (&raw const (*row).resets).read_volatile() } as u16;
+    LiveKey { program: rows::program(row), tgid: rows::current_tgid(), resets, space, address }
+}
+
+/// An allocation was made. One that is known at this address was freed unseen.
+#[inline(never)]
+pub(crate) fn remember<C: EbpfContext>(ctx: &C, row: *mut Row, key: &LiveKey, live: &Live) {
+    if let Some(old) = take(key) {
+        subtract(row, &old);
+    }
+    if LIVE.insert(key, live, 0).is_err() {
+        lost(ctx, row);
+        return;
+    }
+    if live.kind == HOST {
+        // SAFETY: `row` is a map value.
+        unsafe { atomic::add(&raw mut (*row).host_bytes, live.bytes) };
+        return;
+    }
+    // SAFETY: as above.
+    unsafe { atomic::add(&raw mut (*row).live_bytes, live.bytes) };
+    raise_peak(row);
+}
+
+/// Live memory is more than is known.
+#[inline(always)]
+pub(crate) fn lost<C: EbpfContext>(ctx: &C, row: *mut Row) {
+    rows::set(row, flag::UNTRACKED);
+    loss::count(ctx, Loss::Allocations, rows::current_tgid());
+}
+
+/// Forgets an allocation that is about to be freed: once the driver has it back, another thread may
+/// get the same address.
+#[inline(always)]
+pub(crate) fn take(key: &LiveKey) -> Option<Live> {
+    let live = LIVE.get_ptr(key)?;
+    // SAFETY: `live` is a map value, and two threads do not free one address.
+    let live = unsafe { live.read_volatile() };
+    LIVE.remove(key).ok()?;
+    Some(live)
+}
+
+/// It was not freed after all.
+#[inline(always)]
+pub(crate) fn put_back<C: EbpfContext>(ctx: &C, row: *mut Row, key: &LiveKey, live: &Live) {
+    if LIVE.insert(key, live, 0).is_err() {
+        subtract(row, live);
+        lost(ctx, row);
+    }
+}
+
+/// It was freed.
+#[inline(always)]
+pub(crate) fn subtract(row: *mut Row, live: &Live) {
+    // SAFETY: `row` is a map value.
+    let sum = unsafe {
+        if live.kind == HOST { &raw mut (*row).host_bytes } else { &raw mut (*row).live_bytes }
+    };
+    // SAFETY: as above.
+    unsafe { atomic::add(sum, live.bytes.wrapping_neg()) };
+}
+
+/// All memory went with the context. What was remembered has other keys from now on.
+#[inline(always)]
+pub(crate) fn reset(row: *mut Row) {
+    // SAFETY: `row` is a map value.
+    unsafe {
+        let resets = &raw mut (*row).resets;
+        resets.write_volatile(resets.read_volatile().wrapping_add(1));
+        (&raw mut (*row).live_bytes).write_volatile(0);
+        (&raw mut (*row).host_bytes).write_volatile(0);
+    }
+}
+
+/// Several threads may come at once: who wrote the smaller one finds that out, and tries again.
+#[inline(always)]
+fn raise_peak(row: *mut Row) {
+    for _ in 0..4 {
+        // SAFETY: `row` is a map value.
+        let (live, peak) = unsafe {
+            let live = (&raw const (*row).live_bytes).read_volatile();
+            (live, (&raw const (*row).peak_bytes).read_volatile())
+        };
+        // Below zero while a free is seen before its allocation.
+        if live <= peak || live > i64::MAX as u64 {
+            return;
+        }
+        // SAFETY: as above.
+        unsafe { (&raw mut (*row).peak_bytes).write_volatile(live) };
+    }
+}
