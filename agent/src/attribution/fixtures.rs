@@ -64,6 +64,8 @@ fn idle(at: u64, index: u32) -> DeviceReading {
             memory_used_bytes: Some(0),
             memory_reserved_bytes: Some(600 << 20),
             processes: Some(Vec::new()),
+            figures: Figures::default(),
+            mig: None,
         }],
     }
 }

@@ -82,6 +82,24 @@ pub enum Figure {
     FabricDegraded,
     /// 0 or 1.
     AccountingOn,
+    /// Of an instance, between two ticks, in millionths: of the time in which anything ran,
+    GraphicsActive,
+    /// of the time in which a multiprocessor had work, averaged over them,
+    SmActive,
+    /// of the warps that could be there,
+    SmOccupancy,
+    /// of what each kind of unit could do.
+    TensorActive,
+    DramActive,
+    IntegerActive,
+    Fp64Active,
+    Fp32Active,
+    Fp16Active,
+    /// Bytes per second, between two ticks.
+    PcieTransmitRate,
+    PcieReceiveRate,
+    NvlinkTransmitRate,
+    NvlinkReceiveRate,
 }
 
 /// The fabric's registration ended and did not succeed.

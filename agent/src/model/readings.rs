@@ -125,6 +125,18 @@ pub struct InstanceReading {
     pub memory_reserved_bytes: Option<u64>,
     /// `None` = the driver did not give a list, which is not the same as an empty one.
     pub processes: Option<Vec<ProcessReading>>,
+    /// How much of it worked since the tick before, where it has counters of its own.
+    pub figures: Figures,
+    pub mig: Option<MigIdentity>,
+}
+
+/// Which part of its device a MIG instance is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MigIdentity {
+    /// `1g.10gb`.
+    pub profile: Option<Arc<str>>,
+    pub gpu_instance: Option<u32>,
+    pub compute_instance: Option<u32>,
 }
 
 /// A process that the driver lists on an instance.

@@ -76,7 +76,7 @@ impl Tick<'_> {
     }
 
     fn instance(&self, device: &DeviceReading, instance: &InstanceReading) -> v1::Instance {
-        let id = &instance.id;
+        let (id, mig) = (&instance.id, instance.mig.as_ref());
         let verdict = self.seen.verdicts.get(id);
         let class = verdict.map_or(v1::Class::Unknown, |it| wire_class(it.class));
         let holders = self.seen.views.get(id).and_then(|it| it.holders.as_deref());
@@ -94,6 +94,10 @@ impl Tick<'_> {
             evidence: verdict.map(|it| evidence(&it.evidence)),
             memory_total_bytes: instance.memory_total_bytes,
             memory_free_bytes: memory_free(&device.counters, instance),
+            figures: wire_figures(&instance.figures),
+            mig_profile: mig.and_then(|it| it.profile.as_deref()).map(str::to_owned),
+            gpu_instance: mig.and_then(|it| it.gpu_instance),
+            compute_instance: mig.and_then(|it| it.compute_instance),
         }
     }
 }
@@ -318,6 +322,8 @@ mod tests {
             memory_used_bytes: Some(30),
             memory_reserved_bytes: reserved,
             processes: None,
+            figures: Default::default(),
+            mig: None,
         };
         let device = Counters { memory_free_bytes: Some(1), ..Counters::default() };
         assert_eq!(memory_free(&device, &instance), expected);

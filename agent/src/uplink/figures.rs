@@ -15,6 +15,7 @@ pub(super) fn wire_xid(xid: &Xid) -> v1::Xid {
     v1::Xid { code: xid.code, count: xid.count, last_real_ns: xid.last_real_ns }
 }
 
+#[expect(clippy::too_many_lines, reason = "a list")]
 fn wire_kind(figure: Figure) -> Kind {
     match figure {
         Figure::EncoderBusy => Kind::EncoderBusy,
@@ -76,5 +77,18 @@ fn wire_kind(figure: Figure) -> Kind {
         Figure::FabricState => Kind::FabricState,
         Figure::FabricDegraded => Kind::FabricDegraded,
         Figure::AccountingOn => Kind::AccountingOn,
+        Figure::GraphicsActive => Kind::GraphicsActive,
+        Figure::SmActive => Kind::SmActive,
+        Figure::SmOccupancy => Kind::SmOccupancy,
+        Figure::TensorActive => Kind::TensorActive,
+        Figure::DramActive => Kind::DramActive,
+        Figure::IntegerActive => Kind::IntegerActive,
+        Figure::Fp64Active => Kind::Fp64Active,
+        Figure::Fp32Active => Kind::Fp32Active,
+        Figure::Fp16Active => Kind::Fp16Active,
+        Figure::PcieTransmitRate => Kind::PcieTransmitRate,
+        Figure::PcieReceiveRate => Kind::PcieReceiveRate,
+        Figure::NvlinkTransmitRate => Kind::NvlinkTransmitRate,
+        Figure::NvlinkReceiveRate => Kind::NvlinkReceiveRate,
     }
 }

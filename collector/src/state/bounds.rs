@@ -5,7 +5,7 @@
 
 use std::collections::HashSet;
 
-use proto::telemetry::v1::{Device, Holder, Instance, LiveUpdate, TracedMemory, Tracing};
+use proto::telemetry::v1::{Device, Figure, Holder, Instance, LiveUpdate, TracedMemory, Tracing};
 
 /// Devices of one node. More are dropped.
 pub const DEVICES: usize = 64;
@@ -20,7 +20,7 @@ const LOSSES: usize = 16;
 const HELD_BACK: usize = 16;
 /// Error codes of one device. More are dropped.
 pub const XIDS: usize = 64;
-/// Figures of one device. More are dropped.
+/// Figures of one device or instance. More are dropped.
 pub const FIGURES: usize = 128;
 /// Bytes of one text. The rest is cut off; a UUID that is longer takes its device along.
 pub const TEXT_BYTES: usize = 256;
@@ -84,11 +84,7 @@ impl Cuts {
             &mut device.compute_capability,
         ];
         texts.into_iter().flatten().for_each(|it| self.text(it));
-        let before = device.figures.len();
-        let mut kinds = HashSet::new();
-        device.figures.retain(|it| kinds.insert(it.kind));
-        device.figures.truncate(FIGURES);
-        self.figures += lost(before, device.figures.len());
+        self.figures(&mut device.figures);
         let before = device.xids.len();
         let mut codes = HashSet::new();
         device.xids.retain(|it| codes.insert(it.code));
@@ -104,8 +100,18 @@ impl Cuts {
         device.instances.iter_mut().for_each(|it| self.instance(it));
     }
 
+    fn figures(&mut self, figures: &mut Vec<Figure>) {
+        let before = figures.len();
+        let mut kinds = HashSet::new();
+        figures.retain(|it| kinds.insert(it.kind));
+        figures.truncate(FIGURES);
+        self.figures += lost(before, figures.len());
+    }
+
     fn instance(&mut self, instance: &mut Instance) {
         self.text(&mut instance.reason);
+        self.figures(&mut instance.figures);
+        instance.mig_profile.iter_mut().for_each(|it| self.text(it));
         let before = instance.holders.len();
         instance.holders.truncate(HOLDERS);
         self.holders += lost(before, instance.holders.len());

@@ -775,6 +775,21 @@ pub mod figure {
         FabricDegraded = 58,
         /// 0 or 1.
         AccountingOn = 59,
+        /// Of an instance, between two readings, in millionths.
+        GraphicsActive = 60,
+        SmActive = 61,
+        SmOccupancy = 62,
+        TensorActive = 63,
+        DramActive = 64,
+        IntegerActive = 65,
+        Fp64Active = 66,
+        Fp32Active = 67,
+        Fp16Active = 68,
+        /// Bytes per second, between two readings.
+        PcieTransmitRate = 69,
+        PcieReceiveRate = 70,
+        NvlinkTransmitRate = 71,
+        NvlinkReceiveRate = 72,
     }
     impl Kind {
         /// String value of the enum field names used in the ProtoBuf definition.
@@ -843,6 +858,19 @@ pub mod figure {
                 Self::FabricState => "FABRIC_STATE",
                 Self::FabricDegraded => "FABRIC_DEGRADED",
                 Self::AccountingOn => "ACCOUNTING_ON",
+                Self::GraphicsActive => "GRAPHICS_ACTIVE",
+                Self::SmActive => "SM_ACTIVE",
+                Self::SmOccupancy => "SM_OCCUPANCY",
+                Self::TensorActive => "TENSOR_ACTIVE",
+                Self::DramActive => "DRAM_ACTIVE",
+                Self::IntegerActive => "INTEGER_ACTIVE",
+                Self::Fp64Active => "FP64_ACTIVE",
+                Self::Fp32Active => "FP32_ACTIVE",
+                Self::Fp16Active => "FP16_ACTIVE",
+                Self::PcieTransmitRate => "PCIE_TRANSMIT_RATE",
+                Self::PcieReceiveRate => "PCIE_RECEIVE_RATE",
+                Self::NvlinkTransmitRate => "NVLINK_TRANSMIT_RATE",
+                Self::NvlinkReceiveRate => "NVLINK_RECEIVE_RATE",
             }
         }
         /// Creates an enum from field names used in the ProtoBuf definition.
@@ -908,6 +936,19 @@ pub mod figure {
                 "FABRIC_STATE" => Some(Self::FabricState),
                 "FABRIC_DEGRADED" => Some(Self::FabricDegraded),
                 "ACCOUNTING_ON" => Some(Self::AccountingOn),
+                "GRAPHICS_ACTIVE" => Some(Self::GraphicsActive),
+                "SM_ACTIVE" => Some(Self::SmActive),
+                "SM_OCCUPANCY" => Some(Self::SmOccupancy),
+                "TENSOR_ACTIVE" => Some(Self::TensorActive),
+                "DRAM_ACTIVE" => Some(Self::DramActive),
+                "INTEGER_ACTIVE" => Some(Self::IntegerActive),
+                "FP64_ACTIVE" => Some(Self::Fp64Active),
+                "FP32_ACTIVE" => Some(Self::Fp32Active),
+                "FP16_ACTIVE" => Some(Self::Fp16Active),
+                "PCIE_TRANSMIT_RATE" => Some(Self::PcieTransmitRate),
+                "PCIE_RECEIVE_RATE" => Some(Self::PcieReceiveRate),
+                "NVLINK_TRANSMIT_RATE" => Some(Self::NvlinkTransmitRate),
+                "NVLINK_RECEIVE_RATE" => Some(Self::NvlinkReceiveRate),
                 _ => None,
             }
         }
@@ -962,6 +1003,16 @@ pub struct Instance {
     pub memory_total_bytes: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "8")]
     pub memory_free_bytes: ::core::option::Option<u64>,
+    /// How much of it worked since the reading before; a figure that is missing is not known.
+    #[prost(message, repeated, tag = "9")]
+    pub figures: ::prost::alloc::vec::Vec<Figure>,
+    /// Of a MIG instance: `1g.10gb`.
+    #[prost(string, optional, tag = "10")]
+    pub mig_profile: ::core::option::Option<::prost::alloc::string::String>,
+    #[prost(uint32, optional, tag = "11")]
+    pub gpu_instance: ::core::option::Option<u32>,
+    #[prost(uint32, optional, tag = "12")]
+    pub compute_instance: ::core::option::Option<u32>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct LiveHolder {

@@ -4,6 +4,7 @@
 //! times as many, and the driver keeps the sums.
 
 use crate::exposition::{Family, Labels, Text};
+use crate::names::instance_labels;
 use crate::telemetry::v1::figure::Kind;
 use crate::telemetry::v1::{Device, Figure};
 
@@ -242,6 +243,100 @@ const ROWS: [Row; 19] = [
     },
 ];
 
+/// Of an instance: of the device itself where MIG is off.
+const INSTANCE_ROWS: [Row; 9] = [
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_graphics_active_ratio",
+            "Part of the time since the reading before in which anything ran on the instance.",
+        ),
+        unit: Unit::Millionths,
+        label: "",
+        figures: &[(Kind::GraphicsActive, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_sm_active_ratio",
+            "Part of the time in which a multiprocessor had work, averaged over them.",
+        ),
+        unit: Unit::Millionths,
+        label: "",
+        figures: &[(Kind::SmActive, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_sm_occupancy_ratio",
+            "Warps on the multiprocessors, as a part of what fits.",
+        ),
+        unit: Unit::Millionths,
+        label: "",
+        figures: &[(Kind::SmOccupancy, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_pipe_active_ratio",
+            "Part of what the multiprocessors' units of a kind could do, by pipe.",
+        ),
+        unit: Unit::Millionths,
+        label: "pipe",
+        figures: &[
+            (Kind::TensorActive, "tensor"),
+            (Kind::IntegerActive, "integer"),
+            (Kind::Fp64Active, "fp64"),
+            (Kind::Fp32Active, "fp32"),
+            (Kind::Fp16Active, "fp16"),
+        ],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_dram_active_ratio",
+            "Part of the bandwidth of device memory that was used.",
+        ),
+        unit: Unit::Millionths,
+        label: "",
+        figures: &[(Kind::DramActive, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_pcie_transmit_bytes_per_second",
+            "Bytes per second that were sent over PCIe since the reading before.",
+        ),
+        unit: Unit::Same,
+        label: "",
+        figures: &[(Kind::PcieTransmitRate, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_pcie_receive_bytes_per_second",
+            "Bytes per second that were received over PCIe since the reading before.",
+        ),
+        unit: Unit::Same,
+        label: "",
+        figures: &[(Kind::PcieReceiveRate, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_nvlink_transmit_bytes_per_second",
+            "Bytes per second that were sent over NVLink since the reading before.",
+        ),
+        unit: Unit::Same,
+        label: "",
+        figures: &[(Kind::NvlinkTransmitRate, "")],
+    },
+    Row {
+        family: Family::gauge(
+            "gleaner_gpu_nvlink_receive_bytes_per_second",
+            "Bytes per second that were received over NVLink since the reading before.",
+        ),
+        unit: Unit::Same,
+        label: "",
+        figures: &[(Kind::NvlinkReceiveRate, "")],
+    },
+];
+
+const MIG_INFO: Family =
+    Family::gauge("gleaner_mig_info", "1; which part of its device a MIG instance is.");
+
 const ECC_ERRORS: Family = Family::counter(
     "gleaner_gpu_ecc_errors_total",
     "Errors of device memory, by type and scope (volatile: since the driver was loaded).",
@@ -280,13 +375,18 @@ pub(super) fn write(text: &mut Text, devices: &[(Labels, &Device)]) {
     for row in &ROWS {
         text.family(row.family);
         for (labels, device) in devices {
-            for (kind, name) in row.figures {
-                if let Some(value) = of(device, *kind) {
-                    write_value(text, &labelled(labels, row.label, name), row.unit, value);
-                }
+            write_row(text, row, labels, &device.figures);
+        }
+    }
+    for row in &INSTANCE_ROWS {
+        text.family(row.family);
+        for (labels, device) in devices {
+            for instance in &device.instances {
+                write_row(text, row, &instance_labels(labels, instance), &instance.figures);
             }
         }
     }
+    write_mig(text, devices);
     text.family(ECC_ERRORS);
     for (labels, device) in devices {
         for (kind, error, scope) in ECC {
@@ -296,6 +396,34 @@ pub(super) fn write(text: &mut Text, devices: &[(Labels, &Device)]) {
     }
     write_states(text, devices, RECOVERY_ACTION, (Kind::RecoveryAction, "action", &ACTIONS));
     write_states(text, devices, FABRIC_STATE, (Kind::FabricState, "state", &FABRIC_STATES));
+}
+
+fn write_row(text: &mut Text, row: &Row, labels: &Labels, figures: &[Figure]) {
+    for (kind, name) in row.figures {
+        if let Some(value) = value(figures, *kind) {
+            write_value(text, &labelled(labels, row.label, name), row.unit, value);
+        }
+    }
+}
+
+fn write_mig(text: &mut Text, devices: &[(Labels, &Device)]) {
+    text.family(MIG_INFO);
+    for (labels, device) in devices {
+        for instance in device.instances.iter().filter(|it| it.mig_uuid.is_some()) {
+            let mut labels = instance_labels(labels, instance);
+            let number = |id: Option<u32>| id.map(|it| it.to_string());
+            for (name, value) in [
+                ("profile", instance.mig_profile.clone()),
+                ("gpu_instance", number(instance.gpu_instance)),
+                ("compute_instance", number(instance.compute_instance)),
+            ] {
+                if let Some(value) = value {
+                    labels.push(name, &value);
+                }
+            }
+            text.count(&labels, Some(1));
+        }
+    }
 }
 
 /// A series for each state, by the state's number.
@@ -333,7 +461,7 @@ fn write_value(text: &mut Text, labels: &Labels, unit: Unit, value: u64) {
 mod tests {
     use std::collections::BTreeSet;
 
-    use super::{ECC, ROWS, write};
+    use super::{ECC, INSTANCE_ROWS, ROWS, write};
     use crate::exposition::{Labels, Text};
     use crate::telemetry::v1::figure::Kind;
     use crate::telemetry::v1::{Device, Figure};
@@ -377,7 +505,8 @@ mod tests {
 
     #[test]
     fn every_figure_is_shown_once() {
-        let rows = ROWS.iter().flat_map(|it| it.figures).map(|(kind, _)| *kind);
+        let rows =
+            ROWS.iter().chain(&INSTANCE_ROWS).flat_map(|it| it.figures).map(|(kind, _)| *kind);
         let shown: Vec<Kind> = rows.chain(ECC.map(|it| it.0)).chain(ELSEWHERE).collect();
         let once: BTreeSet<&str> = shown.iter().map(|it| it.as_str_name()).collect();
         assert_eq!(once.len(), shown.len());

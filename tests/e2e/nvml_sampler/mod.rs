@@ -6,6 +6,8 @@
 
 mod events;
 mod figures;
+mod fixtures;
+mod gpm;
 mod rig;
 mod samples;
 

@@ -68,6 +68,14 @@ pub struct Gpu {
     pub engines: Engines,
     /// `None`: the device is in no NVLink fabric.
     pub fabric: Option<Fabric>,
+    /// What `utilization.gpu` says; `None`: what its processes really launched.
+    pub busy_percent: Option<u32>,
+    /// Memory sizes have all bits set.
+    pub memory_is_not_known: bool,
+    /// Values of GPM by metric number, in thousandths of the metric's unit; `None`: not supported.
+    pub gpm: Option<BTreeMap<String, u32>>,
+    /// `None`: MIG is off.
+    pub mig: Option<Vec<MigInstance>>,
     /// XIDs that were raised, oldest first. Who registers for events hears those that are added later.
     pub xids: Vec<u64>,
     /// Rows of the process lists, beside those of processes that really have a context.
@@ -89,6 +97,21 @@ pub struct Engines {
     pub decoder: Option<u32>,
     pub jpeg: Option<u32>,
     pub optical_flow: Option<u32>,
+}
+
+/// One MIG instance. What is on it is in the rows of its device's process lists.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct MigInstance {
+    pub uuid: String,
+    /// `1g.10gb`.
+    pub profile: String,
+    pub gpu_instance: u32,
+    pub compute_instance: u32,
+    pub memory_mib: u64,
+    pub used_mib: u64,
+    /// As of a device.
+    pub gpm: Option<BTreeMap<String, u32>>,
 }
 
 /// A row of a process list.
@@ -215,6 +238,12 @@ impl Default for Gpu {
 }
 
 impl Gpu {
+    /// The device or an instance of it has profiling counters.
+    #[must_use]
+    pub fn has_gpm(&self) -> bool {
+        self.gpm.is_some() || self.mig.iter().flatten().any(|it| it.gpm.is_some())
+    }
+
     /// A device that differs from the others of its node in what must differ.
     #[must_use]
     pub fn numbered(index: u32) -> Self {
@@ -240,6 +269,10 @@ impl Gpu {
                 optical_flow: Some(0),
             },
             fabric: None,
+            busy_percent: None,
+            memory_is_not_known: false,
+            gpm: None,
+            mig: None,
             xids: Vec::new(),
             processes: Vec::new(),
             samples: Vec::new(),

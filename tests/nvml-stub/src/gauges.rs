@@ -1,9 +1,10 @@
 //! Calls about how a device is doing now.
 #![expect(unsafe_code, reason = "exports a C ABI")]
 
-use std::collections::BTreeMap;
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
+use gpu_state::device::Memory;
+use gpu_state::scenario::Gpu;
 use nvml_wrapper_sys::bindings::{
     nvmlClockType_enum_NVML_CLOCK_MEM, nvmlClockType_t, nvmlDevice_t, nvmlFieldValue_t,
     nvmlMemory_t, nvmlMemory_v2_t, nvmlPstates_t, nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU,
@@ -13,7 +14,7 @@ use nvml_wrapper_sys::bindings::{
 
 use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN, VERSION_MISMATCH};
 use crate::out::store;
-use crate::session::about;
+use crate::session::{Target, about, about_any};
 
 /// Size and version as `NVML_STRUCT_VERSION(Memory, 2)` puts them into one word.
 const MEMORY_V2: usize = size_of::<nvmlMemory_v2_t>() | (2 << 24);
@@ -28,9 +29,9 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
     device: nvmlDevice_t,
     memory: *mut nvmlMemory_t,
 ) -> Code {
-    about("nvmlDeviceGetMemoryInfo", device, |it| {
-        let Some(now) = it.node.memory(it.index) else { return UNKNOWN };
-        let used = now.used_bytes + now.reserved_bytes;
+    about_any("nvmlDeviceGetMemoryInfo", device, |it| {
+        let Some(now) = memory_of(it) else { return UNKNOWN };
+        let used = now.used_bytes.saturating_add(now.reserved_bytes);
         // SAFETY: nvml.h asks the caller for one structure.
         unsafe {
             store(memory, nvmlMemory_t { total: now.total_bytes, free: now.free_bytes, used })
@@ -43,7 +44,7 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
     device: nvmlDevice_t,
     memory: *mut nvmlMemory_v2_t,
 ) -> Code {
-    about("nvmlDeviceGetMemoryInfo_v2", device, |it| {
+    about_any("nvmlDeviceGetMemoryInfo_v2", device, |it| {
         if memory.is_null() {
             return INVALID_ARGUMENT;
         }
@@ -52,7 +53,7 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
         if usize::try_from(version) != Ok(MEMORY_V2) {
             return VERSION_MISMATCH;
         }
-        let Some(now) = it.node.memory(it.index) else { return UNKNOWN };
+        let Some(now) = memory_of(it) else { return UNKNOWN };
         let answer = nvmlMemory_v2_t {
             version,
             total: now.total_bytes,
@@ -71,7 +72,11 @@ unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     utilization: *mut nvmlUtilization_t,
 ) -> Code {
     about("nvmlDeviceGetUtilizationRates", device, |it| {
-        let Some(gpu) = it.node.busy_percent(it.index) else { return UNKNOWN };
+        if it.gpu().mig.is_some() {
+            return NOT_SUPPORTED;
+        }
+        let measured = it.gpu().busy_percent.or_else(|| it.node.busy_percent(it.index));
+        let Some(gpu) = measured else { return UNKNOWN };
         // SAFETY: nvml.h asks the caller for one structure.
         unsafe { store(utilization, nvmlUtilization_t { gpu, memory: gpu / 2 }) }
     })
@@ -179,7 +184,7 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(
         };
         // SAFETY: nvml.h asks the caller for `count` structures.
         for value in unsafe { std::slice::from_raw_parts_mut(values, count) } {
-            fill(value, &it.gpu().fields);
+            fill(value, it.gpu());
         }
         if count == 0 { INVALID_ARGUMENT } else { SUCCESS }
     })
@@ -191,9 +196,31 @@ const NARROW: [c_uint; 12] = [1, 2, 31, 38, 45, 52, 59, 82, 94, 144, 145, 230];
 /// Fields whose scope is a link, or all links together.
 const OF_LINKS: [c_uint; 11] = [138, 139, 202, 204, 206, 207, 208, 211, 213, 214, 221];
 
-fn fill(field: &mut nvmlFieldValue_t, known: &BTreeMap<String, u64>) {
-    let value = known.get(&field.fieldId.to_string());
-    let Some(value) = value.filter(|_| has_scope(field)) else {
+/// Of an instance it is what the scenario says; of a device what its processes hold.
+fn memory_of(target: &Target) -> Option<Memory> {
+    let Some(instance) = target.instance() else {
+        return match target.gpu().memory_is_not_known {
+            true => Some(Memory {
+                total_bytes: u64::MAX,
+                reserved_bytes: 0,
+                used_bytes: u64::MAX,
+                free_bytes: u64::MAX,
+            }),
+            false => target.node.memory(target.index),
+        };
+    };
+    let (total_bytes, used_bytes) = (instance.memory_mib << 20, instance.used_mib << 20);
+    let free_bytes = total_bytes.saturating_sub(used_bytes);
+    Some(Memory { total_bytes, reserved_bytes: 0, used_bytes, free_bytes })
+}
+
+/// Fields that a device does not have while MIG is on.
+const WITHOUT_MIG: [c_uint; 4] = [142, 143, 144, 145];
+
+fn fill(field: &mut nvmlFieldValue_t, gpu: &Gpu) {
+    let value = gpu.fields.get(&field.fieldId.to_string());
+    let hidden = gpu.mig.is_some() && WITHOUT_MIG.contains(&field.fieldId);
+    let Some(value) = value.filter(|_| has_scope(field) && !hidden) else {
         field.nvmlReturn = NOT_SUPPORTED;
         return;
     };

@@ -5,12 +5,12 @@ use std::ffi::{c_char, c_int, c_uint, c_ulong};
 
 use nvml_wrapper_sys::bindings::{
     NVML_DEVICE_ARCH_HOPPER, nvmlAffinityScope_t, nvmlBrandType_enum_NVML_BRAND_NVIDIA,
-    nvmlBrandType_t, nvmlDevice_t, nvmlDeviceArchitecture_t, nvmlGpmSupport_t, nvmlPciInfo_t,
+    nvmlBrandType_t, nvmlDevice_t, nvmlDeviceArchitecture_t, nvmlPciInfo_t,
 };
 
 use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN};
 use crate::out::{store, store_text};
-use crate::session::about;
+use crate::session::{about, about_any};
 
 /// An H100 by its PCI identifier.
 const PCI_DEVICE_ID: c_uint = 0x2330_10de;
@@ -21,9 +21,10 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
     uuid: *mut c_char,
     length: c_uint,
 ) -> Code {
-    about("nvmlDeviceGetUUID", device, |it| {
+    about_any("nvmlDeviceGetUUID", device, |it| {
+        let own = it.instance().map_or(&it.gpu().uuid, |it| &it.uuid);
         // SAFETY: nvml.h asks the caller for `length` bytes.
-        unsafe { store_text(uuid, length, &it.gpu().uuid) }
+        unsafe { store_text(uuid, length, own) }
     })
 }
 
@@ -33,9 +34,11 @@ unsafe extern "C" fn nvmlDeviceGetName(
     name: *mut c_char,
     length: c_uint,
 ) -> Code {
-    about("nvmlDeviceGetName", device, |it| {
+    about_any("nvmlDeviceGetName", device, |it| {
+        let device = &it.gpu().name;
+        let own = it.instance().map_or(device.clone(), |it| format!("{device} MIG {}", it.profile));
         // SAFETY: nvml.h asks the caller for `length` bytes.
-        unsafe { store_text(name, length, &it.gpu().name) }
+        unsafe { store_text(name, length, &own) }
     })
 }
 
@@ -123,45 +126,6 @@ unsafe extern "C" fn nvmlDeviceGetMemoryAffinity(
         // SAFETY: nvml.h asks the caller for `length` words, which is at least one.
         Some(number @ 0..64) => unsafe { store(nodes, 1 << number) },
         Some(_) | None => NOT_SUPPORTED,
-    })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlDeviceGetMigMode(
-    device: nvmlDevice_t,
-    current: *mut c_uint,
-    pending: *mut c_uint,
-) -> Code {
-    about("nvmlDeviceGetMigMode", device, |_| {
-        // SAFETY: nvml.h asks the caller for one integer.
-        if unsafe { store(current, 0) } != SUCCESS {
-            return INVALID_ARGUMENT;
-        }
-        // SAFETY: as above.
-        unsafe { store(pending, 0) }
-    })
-}
-
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlDeviceIsMigDeviceHandle(
-    device: nvmlDevice_t,
-    is_mig: *mut c_uint,
-) -> Code {
-    about("nvmlDeviceIsMigDeviceHandle", device, |_| {
-        // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(is_mig, 0) }
-    })
-}
-
-/// No profiling counters: what needs them must show as absent.
-#[unsafe(no_mangle)]
-unsafe extern "C" fn nvmlGpmQueryDeviceSupport(
-    device: nvmlDevice_t,
-    support: *mut nvmlGpmSupport_t,
-) -> Code {
-    about("nvmlGpmQueryDeviceSupport", device, |_| {
-        // SAFETY: nvml.h asks the caller for one structure.
-        unsafe { store(support, nvmlGpmSupport_t { version: 1, isSupportedDevice: 0 }) }
     })
 }
 

@@ -11,10 +11,10 @@ use nvml_wrapper_sys::bindings::{
 };
 
 use crate::codes::{
-    Code, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_FOUND, UNKNOWN, VERSION_MISMATCH,
+    Code, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, UNKNOWN, VERSION_MISMATCH,
 };
 use crate::out::{store, store_list};
-use crate::session::{Target, about};
+use crate::session::{Target, about, about_any};
 
 /// What NVML fills in where there are no MIG instances.
 const NO_INSTANCE: c_uint = c_uint::MAX;
@@ -79,6 +79,9 @@ unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
     last_seen: c_ulonglong,
 ) -> Code {
     about("nvmlDeviceGetProcessUtilization", device, |it| {
+        if it.gpu().mig.is_some() {
+            return NOT_SUPPORTED;
+        }
         if count.is_null() {
             return INVALID_ARGUMENT;
         }
@@ -107,6 +110,9 @@ unsafe extern "C" fn nvmlDeviceGetProcessesUtilizationInfo(
     info: *mut nvmlProcessesUtilizationInfo_t,
 ) -> Code {
     about("nvmlDeviceGetProcessesUtilizationInfo", device, |it| {
+        if it.gpu().mig.is_some() {
+            return NOT_SUPPORTED;
+        }
         if info.is_null() {
             return INVALID_ARGUMENT;
         }
@@ -146,9 +152,11 @@ unsafe fn compute(
     count: *mut c_uint,
     infos: *mut nvmlProcessInfo_t,
 ) -> Code {
-    about(call, device, |it| {
+    about_any(call, device, |it| {
         let Some(processes) = it.node.processes(it.index) else { return UNKNOWN };
-        let mut processes: Vec<_> = processes.into_iter().map(info).collect();
+        // Which instance a real process is on is not known here.
+        let processes = processes.into_iter().filter(|_| it.slot.is_none());
+        let mut processes: Vec<_> = processes.map(info).collect();
         processes.extend(rows(it, List::Compute));
         // SAFETY: by the contract above.
         unsafe { store_list(count, infos, &processes) }
@@ -167,6 +175,12 @@ fn info(process: Process) -> nvmlProcessInfo_t {
 /// What the scenario adds to one of the lists.
 fn rows(target: &Target, list: List) -> Vec<nvmlProcessInfo_t> {
     let rows = target.gpu().processes.iter().filter(|it| it.list == list);
+    let rows = rows.filter(|row| {
+        target.instance().is_none_or(|it| {
+            row.gpu_instance == Some(it.gpu_instance)
+                && row.compute_instance == Some(it.compute_instance)
+        })
+    });
     rows.map(row).collect()
 }
 

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use gpu_state::node::Node;
-use gpu_state::scenario::{Gpu, Scenario, State};
+use gpu_state::scenario::{Gpu, MigInstance, Scenario, State};
 use nvml_wrapper_sys::bindings::nvmlDevice_t;
 
 use crate::codes::{
-    Code, DRIVER_NOT_LOADED, GPU_IS_LOST, INVALID_ARGUMENT, RESET_REQUIRED, SUCCESS, UNINITIALIZED,
-    UNKNOWN,
+    Code, DRIVER_NOT_LOADED, GPU_IS_LOST, INVALID_ARGUMENT, NOT_SUPPORTED, RESET_REQUIRED, SUCCESS,
+    UNINITIALIZED, UNKNOWN,
 };
 
 static SESSION: Mutex<Session> = Mutex::new(Session { users: 0, node: None });
@@ -21,6 +21,8 @@ const HANG_STEP: Duration = Duration::from_millis(10);
 
 /// Handles are not null and not small, so that an index given as a handle is refused.
 const FIRST_HANDLE: usize = 0x7000;
+const FIRST_MIG_HANDLE: usize = 0x9000;
+const MIG_SLOTS: usize = 16;
 
 #[derive(Debug)]
 struct Session {
@@ -36,11 +38,18 @@ pub(crate) struct Target {
     pub(crate) node: Arc<Node>,
     pub(crate) scenario: Arc<Scenario>,
     pub(crate) index: usize,
+    /// Of a MIG instance: its place in the scenario's list.
+    pub(crate) slot: Option<usize>,
 }
 
 impl Target {
     pub(crate) fn gpu(&self) -> &Gpu {
         &self.scenario.gpus[self.index]
+    }
+
+    /// `None` for the device itself.
+    pub(crate) fn instance(&self) -> Option<&MigInstance> {
+        self.gpu().mig.as_ref()?.get(self.slot?)
     }
 }
 
@@ -76,8 +85,30 @@ pub(crate) fn about_node(answer: impl FnOnce(&Scenario) -> Code) -> Code {
     }
 }
 
-/// A call about a device, under its exported name.
+/// A call about a device, under its exported name. MIG instances do not have it.
 pub(crate) fn about(
+    call: &str,
+    device: nvmlDevice_t,
+    answer: impl FnOnce(&Target) -> Code,
+) -> Code {
+    about_any(call, device, |it| if it.slot.is_none() { answer(it) } else { NOT_SUPPORTED })
+}
+
+/// The handle of a MIG instance.
+pub(crate) fn mig_handle(index: usize, slot: usize) -> nvmlDevice_t {
+    std::ptr::without_provenance_mut(FIRST_MIG_HANDLE + index * MIG_SLOTS + slot)
+}
+
+/// The device and the slot that a handle names.
+fn named(device: nvmlDevice_t) -> Option<(usize, Option<usize>)> {
+    match device.addr().checked_sub(FIRST_MIG_HANDLE) {
+        Some(mig) => Some((mig / MIG_SLOTS, Some(mig % MIG_SLOTS))),
+        None => Some((device.addr().checked_sub(FIRST_HANDLE)?, None)),
+    }
+}
+
+/// A call about a device or a MIG instance.
+pub(crate) fn about_any(
     call: &str,
     device: nvmlDevice_t,
     answer: impl FnOnce(&Target) -> Code,
@@ -86,11 +117,15 @@ pub(crate) fn about(
         Ok(it) => it,
         Err(code) => return code,
     };
-    let Some(index) = device.addr().checked_sub(FIRST_HANDLE) else { return INVALID_ARGUMENT };
+    let Some((index, slot)) = named(device) else { return INVALID_ARGUMENT };
     if scenario.gpus.get(index).is_none() {
         return INVALID_ARGUMENT;
     }
-    let target = Target { node, scenario, index };
+    let target = Target { node, scenario, index, slot };
+    // A layout that is gone takes its handles along.
+    if slot.is_some() && target.instance().is_none() {
+        return INVALID_ARGUMENT;
+    }
     hang(&target);
     match refusal(call, target.gpu()) {
         Some(code) => code,

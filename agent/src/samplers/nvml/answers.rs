@@ -5,9 +5,10 @@
 
 use std::collections::BTreeMap;
 
-use crate::model::readings::Identity;
+use crate::model::readings::{Identity, MigIdentity};
 use crate::model::units::BootNs;
 use crate::samplers::nvml::figures::Raw;
+use crate::samplers::nvml::gpm::Sampled;
 use crate::samplers::nvml::probe::Plan;
 
 /// A question to the library. The set is closed, so that it can label a metric.
@@ -34,6 +35,8 @@ pub enum Call {
     /// From the 550 branch on.
     ProcessesUtilization,
     MigDevices,
+    /// Profiling counters, of the device or of each of its instances.
+    Gpm,
     /// `nvmlDeviceGetFieldValues`, for all fields at once.
     Fields,
     Encoder,
@@ -68,7 +71,7 @@ pub(crate) enum Refusal {
 }
 
 /// What one device said when it was asked once. `None` = it was not asked, or `refused` says why.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct Answers {
     pub(crate) mig_on: Option<bool>,
     pub(crate) utilization: Option<Utilization>,
@@ -83,6 +86,7 @@ pub(crate) struct Answers {
     pub(crate) mps: Option<Vec<Listed>>,
     pub(crate) samples: Option<Vec<Sample>>,
     pub(crate) mig: Option<Vec<MigDevice>>,
+    pub(crate) gpm: Option<Sampled>,
     /// `None` at ticks that ask for none.
     pub(crate) figures: Option<Raw>,
     pub(crate) refused: BTreeMap<Call, Refusal>,
@@ -124,6 +128,7 @@ pub(crate) struct Sample {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct MigDevice {
     pub(crate) uuid: String,
+    pub(crate) identity: MigIdentity,
     pub(crate) memory: Option<Memory>,
     pub(crate) processes: Option<Vec<Listed>>,
 }
@@ -156,7 +161,7 @@ pub(crate) struct Listing {
 // === impl Call ===
 
 impl Call {
-    pub const ALL: [Self; 26] = [
+    pub const ALL: [Self; 27] = [
         Self::Open,
         Self::List,
         Self::Handle,
@@ -174,6 +179,7 @@ impl Call {
         Self::ProcessUtilization,
         Self::ProcessesUtilization,
         Self::MigDevices,
+        Self::Gpm,
         Self::Fields,
         Self::Encoder,
         Self::Decoder,
@@ -227,6 +233,7 @@ impl Call {
             Self::ProcessUtilization => "process_utilization",
             Self::ProcessesUtilization => "processes_utilization",
             Self::MigDevices => "mig_devices",
+            Self::Gpm => "gpm",
             Self::Fields => "fields",
             Self::Encoder => "encoder",
             Self::Decoder => "decoder",

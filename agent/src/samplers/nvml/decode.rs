@@ -5,11 +5,13 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::model::figures::Figures;
 use crate::model::ids::{DeviceId, InstanceId};
 use crate::model::readings::{Counters, InstanceReading, ProcessReading};
 use crate::model::units::Percent;
 use crate::samplers::nvml::activity::Activity;
 use crate::samplers::nvml::answers::{Answers, Call, Listed, Memory, MigDevice};
+use crate::samplers::nvml::gpm;
 use crate::samplers::nvml::probe::{Instances, Plan};
 
 /// No GPU runs this hot; a driver that says so is not speaking of degrees.
@@ -46,7 +48,7 @@ pub(crate) fn instances(
         Instances::Whole => Some(vec![whole(id, plan, answers, activity)]),
         Instances::Mig => {
             let mig = answers.mig.as_ref()?;
-            Some(mig.iter().map(|it| mig_instance(id, plan, it)).collect())
+            Some(mig.iter().map(|it| mig_instance(id, plan, answers, it)).collect())
         }
         Instances::Unmeasurable => None,
     }
@@ -61,6 +63,8 @@ pub(crate) fn unmeasured(id: InstanceId) -> InstanceReading {
         memory_used_bytes: None,
         memory_reserved_bytes: None,
         processes: None,
+        figures: Figures::default(),
+        mig: None,
     }
 }
 
@@ -69,19 +73,44 @@ fn whole(id: &DeviceId, plan: Plan, answers: &Answers, activity: &Activity) -> I
     InstanceReading {
         busy: counters(plan, answers).busy,
         processes: process_list(plan, answers).map(|it| processes(it, memory, activity)),
+        figures: worked(answers, None),
         ..with_memory(InstanceId { device: id.clone(), mig: None }, memory)
     }
 }
 
-/// Neither utilisation nor samples exist for an instance: what it does is not known.
-fn mig_instance(id: &DeviceId, plan: Plan, device: &MigDevice) -> InstanceReading {
+/// Neither utilisation nor samples exist for an instance: what it does is known by its own counters,
+/// or not at all. A GPU instance that several compute instances share does not say which of them.
+fn mig_instance(
+    id: &DeviceId,
+    plan: Plan,
+    answers: &Answers,
+    device: &MigDevice,
+) -> InstanceReading {
+    let place = device.identity.gpu_instance;
+    let all = answers.mig.iter().flatten();
+    let alone = all.filter(|it| it.identity.gpu_instance == place).count() == 1;
+    let figures = place.filter(|_| alone).map(|it| worked(answers, Some(it))).unwrap_or_default();
     let memory = device.memory.and_then(believable);
     let id = InstanceId { device: id.clone(), mig: Some(Arc::from(&*device.uuid)) };
     let listed = device.processes.as_deref().filter(|_| plan.lists_processes);
     InstanceReading {
+        busy: gpm::decode::busy(&figures),
+        figures,
+        mig: Some(device.identity.clone()),
         processes: listed.map(|it| processes(merged([it]), memory, &Activity::Unknown)),
         ..with_memory(id, memory)
     }
+}
+
+/// What the counters of a device, or of one of its GPU instances, say.
+fn worked(answers: &Answers, gpu_instance: Option<u32>) -> Figures {
+    let values = answers.gpm.as_ref().and_then(|it| it.get(&gpu_instance));
+    values.map(|it| gpm::decode::figures(it)).unwrap_or_default()
+}
+
+/// The end of an instance's name: `NVIDIA H100 80GB HBM3 MIG 1g.10gb`.
+pub(crate) fn mig_profile(name: &str) -> Option<&str> {
+    name.rsplit_once("MIG ").map(|(_, profile)| profile).filter(|it| !it.is_empty())
 }
 
 fn with_memory(id: InstanceId, memory: Option<Memory>) -> InstanceReading {
@@ -164,7 +193,7 @@ mod tests {
 
     use super::{counters, instances, only_bit};
     use crate::model::ids::DeviceId;
-    use crate::model::readings::{Counters, InstanceReading};
+    use crate::model::readings::{Counters, InstanceReading, MigIdentity};
     use crate::model::units::Percent;
     use crate::samplers::nvml::activity::Activity;
     use crate::samplers::nvml::answers::{
@@ -189,6 +218,7 @@ mod tests {
             mps: Some(Vec::new()),
             samples: Some(vec![Sample { pid: 7, at_us: NOW, sm: 55 }]),
             mig: None,
+            gpm: None,
             figures: None,
             refused: [(Call::MigDevices, Refusal::NotSupported)].into(),
         }
@@ -319,6 +349,7 @@ mod tests {
     fn a_mig_instance_has_memory_and_processes_and_no_use() {
         let mig = MigDevice {
             uuid: "MIG-1".to_owned(),
+            identity: MigIdentity::default(),
             memory: Some(Memory { total: 100, used: 40, free: 60, reserved: Some(0) }),
             processes: Some(vec![Listed { pid: 7, memory: u64::MAX }]),
         };

@@ -18,13 +18,14 @@ use nvml_wrapper_sys::bindings as sys;
 
 use crate::clock;
 use crate::model::ids::DeviceId;
-use crate::model::readings::Identity;
+use crate::model::readings::{Identity, MigIdentity};
 use crate::samplers::nvml::answers::{
     Answers, Call, Listed, Memory, MigDevice, Refusal, Report, Sample, Utilization,
 };
 use crate::samplers::nvml::decode;
 use crate::samplers::nvml::figures::Raw;
 use crate::samplers::nvml::figures::driver::{Fields, QUESTIONS};
+use crate::samplers::nvml::gpm::driver::Samples;
 use crate::samplers::nvml::probe::{Facts, Plan, is_host_pid_namespace};
 use crate::samplers::nvml::workers::Visit;
 
@@ -53,6 +54,9 @@ pub(crate) struct Device<'library> {
     handle: nvml_wrapper::Device<'library>,
     plan: Plan,
     fields: Fields,
+    gpm: Samples<'library>,
+    /// By UUID.
+    mig: BTreeMap<String, MigIdentity>,
 }
 
 /// One round of questions to one device.
@@ -118,13 +122,16 @@ impl Library {
     ) -> Report {
         let started = clock::boot();
         let mut identity = None;
+        // Samples outlive a probe: what worked since the tick before is known at every tick.
+        let kept = held.take_if(|_| visit.probe).map(|it| (it.gpm, it.mig));
         let (plan, answers) = if let Some(device) = held.as_mut() {
             let plan = if visit.slow { device.plan } else { device.plan.without_slow() };
             (plan, device.ask(plan, visit.last_seen_us))
         } else {
             match self.nvml.device_by_uuid(&*id.0) {
                 Ok(handle) => {
-                    let (device, answers) = probe(handle, visit.last_seen_us);
+                    let kept = kept.unwrap_or_default();
+                    let (device, answers) = probe(handle, kept, visit.last_seen_us);
                     identity = Some(self.identity(&device.handle, &answers));
                     let plan = device.plan;
                     *held = Some(device);
@@ -177,8 +184,13 @@ pub(crate) fn in_host_pid_namespace() -> bool {
     is_host_pid_namespace(&link.to_string_lossy())
 }
 
-fn probe(handle: nvml_wrapper::Device<'_>, last_seen_us: u64) -> (Device<'_>, Answers) {
-    let mut device = Device { handle, plan: Plan::probe(), fields: Fields::all() };
+fn probe<'library>(
+    handle: nvml_wrapper::Device<'library>,
+    (gpm, mig): (Samples<'library>, BTreeMap<String, MigIdentity>),
+    last_seen_us: u64,
+) -> (Device<'library>, Answers) {
+    let (plan, fields) = (Plan::probe(), Fields::all());
+    let mut device = Device { handle, plan, fields, gpm, mig };
     let answers = device.ask(device.plan, last_seen_us);
     device.plan = Plan::from_facts(&Facts::from_answers(&answers, in_host_pid_namespace()));
     (device, answers)
@@ -191,13 +203,38 @@ impl Device<'_> {
     fn ask(&mut self, plan: Plan, last_seen_us: u64) -> Answers {
         let mut round = Round { device: &self.handle, plan, refused: BTreeMap::new() };
         let answers = ask(&mut round, last_seen_us);
+        let lists_processes = plan.lists_processes;
+        let known = self.mig.len();
+        let mig = round.ask(Call::MigDevices, |it| mig_devices(it, lists_processes, &mut self.mig));
+        if let Some(mig) = &mig {
+            if self.mig.len() > known {
+                self.gpm.forget();
+            }
+            self.mig.retain(|uuid, _| mig.iter().any(|it| it.uuid == *uuid));
+        }
+        let sampled = gpm_instances(answers.mig_on, mig.as_deref());
+        let gpm = round.ask(Call::Gpm, |it| self.gpm.ask(it, &sampled));
         let figures = plan.asks_for_figures().then(|| round.figures(&mut self.fields));
-        Answers { figures, refused: round.refused, ..answers }
+        Answers { mig, gpm, figures, refused: round.refused, ..answers }
+    }
+}
+
+/// What has samples of its own: the device, or the GPU instances of its MIG devices.
+fn gpm_instances(mig_on: Option<bool>, mig: Option<&[MigDevice]>) -> Vec<Option<u32>> {
+    match (mig_on, mig) {
+        (Some(true), Some(mig)) => {
+            let mut instances: Vec<_> =
+                mig.iter().filter_map(|it| it.identity.gpu_instance).map(Some).collect();
+            instances.sort_unstable();
+            instances.dedup();
+            instances
+        }
+        (Some(true), None) => Vec::new(),
+        _ => vec![None],
     }
 }
 
 fn ask(round: &mut Round<'_, '_>, last_seen_us: u64) -> Answers {
-    let plan = round.plan;
     let utilization = round.ask(Call::Utilization, nvml_wrapper::Device::utilization_rates);
     Answers {
         mig_on: round
@@ -215,7 +252,6 @@ fn ask(round: &mut Round<'_, '_>, last_seen_us: u64) -> Answers {
         graphics: round.ask(Call::GraphicsProcesses, graphics_processes),
         mps: round.ask(Call::MpsProcesses, mps_processes),
         samples: samples(round, last_seen_us),
-        mig: round.ask(Call::MigDevices, |it| mig_devices(it, plan.lists_processes)),
         ..Answers::default()
     }
 }
@@ -272,6 +308,7 @@ fn memory_without_reserved(device: &nvml_wrapper::Device<'_>) -> Result<Memory, 
 fn mig_devices(
     device: &nvml_wrapper::Device<'_>,
     lists_processes: bool,
+    known: &mut BTreeMap<String, MigIdentity>,
 ) -> Result<Vec<MigDevice>, NvmlError> {
     let mut found = Vec::new();
     for index in 0..device.mig_device_count()?.min(MAX_MIG_DEVICES) {
@@ -282,9 +319,33 @@ fn mig_devices(
         };
         let processes = if lists_processes { offered(compute_processes(&instance))? } else { None };
         let memory = offered(memory(&instance))?;
-        found.push(MigDevice { uuid: instance.uuid()?, memory, processes });
+        let uuid = instance.uuid()?;
+        let identity = known.entry(uuid.clone()).or_insert_with(|| mig_identity(&instance)).clone();
+        found.push(MigDevice { uuid, identity, memory, processes });
     }
     Ok(found)
+}
+
+/// Of one instance; it never changes as long as the UUID is the same.
+fn mig_identity(instance: &nvml_wrapper::Device<'_>) -> MigIdentity {
+    let lib = instance.nvml().lib();
+    let gpu_instance = nvml_sym(lib.nvmlDeviceGetGpuInstanceId.as_ref());
+    let compute_instance = nvml_sym(lib.nvmlDeviceGetComputeInstanceId.as_ref());
+    let name = instance.name().ok();
+    MigIdentity {
+        profile: name.as_deref().and_then(decode::mig_profile).map(Arc::from),
+        gpu_instance: gpu_instance.ok().and_then(|it| instance_id(instance, *it)),
+        compute_instance: compute_instance.ok().and_then(|it| instance_id(instance, *it)),
+    }
+}
+
+type InstanceNumber = unsafe extern "C" fn(sys::nvmlDevice_t, *mut c_uint) -> sys::nvmlReturn_t;
+
+fn instance_id(instance: &nvml_wrapper::Device<'_>, symbol: InstanceNumber) -> Option<u32> {
+    let mut id = 0;
+    // SAFETY: nvml.h asks for one integer.
+    nvml_try(unsafe { symbol(handle(instance), &raw mut id) }).ok()?;
+    Some(id)
 }
 
 /// `None` for what an instance does not offer. A fault stays one.

@@ -2,7 +2,7 @@
 
 use crate::model::readings::Health;
 use crate::samplers::nvml::answers::{Answers, Call, Refusal};
-use crate::samplers::nvml::probe::Plan;
+use crate::samplers::nvml::probe::{Instances, Plan};
 
 /// `Degraded` = a planned question that decides who used the device was not answered. A temperature
 /// that cannot be read is an absent temperature and nothing more.
@@ -17,7 +17,7 @@ pub(crate) fn of_device(plan: Plan, answers: &Answers) -> Health {
     let blind = answers.refused.iter().any(|(call, refusal)| match refusal {
         Refusal::DriverGone => true,
         _ if *call == Call::Handle => true,
-        Refusal::Failed => plan.asks(*call) && is_evidence(*call),
+        Refusal::Failed => plan.asks(*call) && is_evidence(plan, *call),
         _ => false,
     });
     if blind { Health::Degraded } else { Health::Ok }
@@ -35,8 +35,10 @@ pub(crate) fn plan_is_stale(answers: &Answers) -> bool {
     answers.refused.values().any(|it| it.is_a_fact())
 }
 
-fn is_evidence(call: Call) -> bool {
+fn is_evidence(plan: Plan, call: Call) -> bool {
     match call {
+        // Of an instance nothing else says whether it works.
+        Call::Gpm => plan.instances == Instances::Mig,
         Call::Handle
         | Call::MigMode
         | Call::Utilization

@@ -11,6 +11,7 @@ pub mod decode;
 pub mod driver;
 pub mod events;
 pub mod figures;
+pub mod gpm;
 pub mod health;
 pub mod lister;
 pub mod probe;

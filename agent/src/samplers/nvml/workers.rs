@@ -106,9 +106,6 @@ impl Worker<Visit> {
         Self::spawn(name, move |requests| {
             let mut held = None;
             for visit in requests {
-                if visit.probe {
-                    held = None;
-                }
                 let report = library.visit(&id, &mut held, visit);
                 let message = Message::Device(id.clone(), Box::new(report));
                 if messages.blocking_send(message).is_err() {
