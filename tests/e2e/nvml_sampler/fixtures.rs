@@ -42,8 +42,8 @@ fn scenario(name: &str) -> Option<Scenario> {
 
 /// Everything between the sampler and a scrape.
 fn scrape(at: u64, nvml: NvmlReadings) -> String {
-    let mut pipeline =
-        Pipeline::new(Policy::new(Allocations::None), Duration::from_secs(10), BTreeMap::new());
+    let (policy, tile) = (Policy::new(Allocations::None), Duration::from_secs(10));
+    let mut pipeline = Pipeline::new(policy, tile, BTreeMap::new(), None);
     let (cuda, holders) = (CudaReadings::default(), BTreeMap::new());
     pipeline.step(Readings { at: BootNs(at), nvml, cuda, holders });
     let seen = pipeline.observation().unwrap();
