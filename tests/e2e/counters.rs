@@ -1,10 +1,13 @@
-//! How far counts can be trusted is told from the kernel to the client.
+//! Every counter, and how far it can be trusted, is told from the kernel to the client.
 
 use std::time::Duration;
 
 use tests::collector::Collector;
 use tests::node::Setup;
 use tests::program::run;
+use tests::prometheus::promtool_findings;
+use tests::scrape::Scrape;
+use tests::tenant::Truth;
 use tests::wait::check;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -33,4 +36,80 @@ fn scaled_counts_are_marked_from_agent_to_client() {
     });
     let usage = run(&collector.client(&["usage"]));
     assert!(usage.output.contains(" ~"), "{}", usage.output);
+}
+
+/// Functions of the driver that allocate memory of a kind.
+const ALLOCATING: [(&str, &[&str]); 5] = [
+    ("device", &["cuMemAlloc_v2", "cuMemAllocPitch_v2"]),
+    ("managed", &["cuMemAllocManaged"]),
+    ("virtual", &["cuMemCreate"]),
+    ("stream_ordered", &["cuMemAllocAsync", "cuMemAllocFromPoolAsync"]),
+    ("host", &["cuMemAllocHost_v2", "cuMemHostAlloc", "cuMemHostRegister_v2"]),
+];
+
+/// Calls and bytes of several functions.
+fn sum(truth: &Truth, symbols: &[&str]) -> (u64, u64) {
+    let counted = symbols.iter().map(|it| truth.of(it));
+    counted.fold((0, 0), |(calls, bytes), it| (calls + it.calls, bytes + it.bytes))
+}
+
+fn memory_equals(scrape: &Scrape, truth: &Truth) -> Result<(), String> {
+    let counts = |name: &str, labels: &[(&str, &str)], expected| {
+        let labels = [&[("tenant", "t")], labels].concat();
+        scrape.counts(&format!("gleaner_tenant_cuda_{name}_total"), &labels, expected)
+    };
+    for (memory, symbols) in ALLOCATING {
+        let (calls, bytes) = sum(truth, symbols);
+        counts("allocations", &[("memory", memory), ("result", "ok")], calls)?;
+        counts("allocated_bytes", &[("memory", memory)], bytes)?;
+        // The driver's pool, and the buffers for copies, are given back by the end of the process.
+        if !["stream_ordered", "device"].contains(&memory) {
+            counts("freed_bytes", &[("memory", memory)], bytes)?;
+        }
+    }
+    let plain: [(&str, &str, &[&str]); 4] = [
+        ("maps", "mapped_bytes", &["cuMemMap"]),
+        ("unmaps", "unmapped_bytes", &["cuMemUnmap"]),
+        ("imports", "", &["cuMemImportFromShareableHandle", "cuIpcOpenMemHandle_v2"]),
+        ("streams", "", &["cuStreamCreate", "cuStreamCreateWithPriority"]),
+    ];
+    for (name, bytes_name, symbols) in plain {
+        let (calls, bytes) = sum(truth, symbols);
+        counts(name, &[], calls)?;
+        if !bytes_name.is_empty() {
+            counts(bytes_name, &[], bytes)?;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn every_kind_of_memory_is_exact_on_agent_and_collector() {
+    let collector = Collector::start();
+    let node = Setup::gpus(1).reporting_to(&collector).start();
+    let truth = node.tenant("t", &["--rounds=30", "--threads=2"]).finish();
+    node.until(SOON, "the agent has every call", |it| memory_equals(it, &truth));
+    collector.until(SOON, "the collector has every call", |it| memory_equals(it, &truth));
+    assert_eq!(promtool_findings(node.metrics().text()), "");
+    assert_eq!(promtool_findings(collector.metrics().text()), "");
+}
+
+#[test]
+fn what_is_allocated_is_known_while_it_is() {
+    let collector = Collector::start();
+    let node = Setup::gpus(1).reporting_to(&collector).start();
+    let tenant = node.tenant("t", &["--memory-mib=3", "--hold"]);
+    let live = |it: &Scrape| {
+        let [live, peak] = ["live", "peak"]
+            .map(|it| format!("gleaner_tenant_cuda_{it}_bytes"))
+            .map(|name| it.count(&name, &[("tenant", "t")]));
+        check(live >= Some(3 << 20) && peak >= live, || format!("{live:?} {peak:?}"))
+    };
+    node.until(SOON, "the agent knows what it holds", live);
+    collector.until(SOON, "the collector knows what it holds", live);
+    tenant.stop();
+    collector.until(SOON, "it holds nothing any more", |it| {
+        let left = it.count("gleaner_tenant_cuda_live_bytes", &[("tenant", "t")]);
+        check(left.is_none(), || format!("{left:?}"))
+    });
 }

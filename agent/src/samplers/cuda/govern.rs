@@ -92,9 +92,19 @@ impl Running {
     }
 
     /// Counts are what was seen, and what is estimated to have happened between two windows.
-    pub(super) fn add_missed(&self, processes: &mut BTreeMap<ProcessId, CudaProcess>) {
+    pub(super) fn add_missed(
+        &self,
+        replaced: &mut [(ProcessId, CudaProcess)],
+        processes: &mut BTreeMap<ProcessId, CudaProcess>,
+    ) {
         let Some(governing) = &self.governing else { return };
         let mut governor = governing.lock();
+        // The next program of the process starts from nothing.
+        for (process, it) in replaced {
+            if let Some(missed) = governor.replace(process) {
+                it.counts = it.counts.plus(&CudaCounts::from(missed));
+            }
+        }
         for (process, it) in processes {
             let missed = if it.exited {
                 governor.end(process, it.counts.as_array())

@@ -345,9 +345,9 @@ impl Running {
             uuids: &self.uuids,
         };
         self.tell_mappings();
-        let replaced = self.lives.replaced(around);
+        let mut replaced = self.lives.replaced(around);
         let mut processes = self.lives.report(&present, around);
-        self.add_missed(&mut processes);
+        self.add_missed(&mut replaced, &mut processes);
         self.sweep(at, &owners, proc)?;
         Ok(CudaReadings {
             tracing: self.tracing(libraries, &lost),

@@ -280,6 +280,12 @@ impl Governor {
         self.processes.remove(key).and_then(|it| it.end(counts))
     }
 
+    /// The process runs another program: what was missed of the one before, up to the last window. Its
+    /// last counts are not compared with a window that may be the next program's.
+    pub(crate) fn replace(&mut self, key: &ProcessId) -> Option<[u64; COUNTERS]> {
+        self.processes.remove(key).and_then(|it| it.missed())
+    }
+
     /// The most sampled file's time by time in windows, in thousandths; `None` = none is sampled.
     pub(crate) fn factor(&self) -> Option<u32> {
         let factors = self.files.values().filter_map(|it| match &it.state {
