@@ -2,9 +2,9 @@
 //!
 //! Each call here can block for as long as the driver likes, so only the threads of `workers.rs` and
 //! `lister.rs` make them.
-//! Raw symbols are used where the wrapper asks twice for a list that grows in between, or has no
-//! method.
-#![expect(unsafe_code, reason = "lists are read through NVML's own symbols")]
+//! Raw symbols are used where the wrapper has no method. What is asked of processes, figures, profiling
+//! counters and events is in the drivers of their own folders.
+#![expect(unsafe_code, reason = "the wrapper has no method for these")]
 
 use std::collections::BTreeMap;
 use std::ffi::c_uint;
@@ -20,23 +20,22 @@ use crate::clock;
 use crate::model::ids::DeviceId;
 use crate::model::readings::{Identity, MigIdentity};
 use crate::samplers::nvml::answers::{
-    Answers, Call, Listed, Memory, MigDevice, Refusal, Report, Sample, Utilization,
+    Answers, Call, Memory, MigDevice, Refusal, Report, Sample, Utilization,
 };
 use crate::samplers::nvml::decode;
 use crate::samplers::nvml::figures::Raw;
 use crate::samplers::nvml::figures::driver::{Fields, QUESTIONS};
 use crate::samplers::nvml::gpm::driver::Samples;
 use crate::samplers::nvml::probe::{Facts, Plan, is_host_pid_namespace};
+use crate::samplers::nvml::processes::driver::{
+    compute_processes, graphics_processes, mps_processes, newer_samples, older_samples,
+};
 use crate::samplers::nvml::workers::Visit;
 
 /// Devices that are read; more than that are counted as unlisted.
 pub(crate) const MAX_DEVICES: usize = 64;
 /// MIG instances that are read on one device; the hardware has at most 7.
 const MAX_MIG_DEVICES: u32 = 64;
-/// Rows that a list is first read with. The driver's own ring of utilisation samples has at most 100.
-const FIRST_ROWS: usize = 128;
-/// Rows beyond which a list is refused as too long.
-const MAX_ROWS: usize = 8_192;
 /// Buffer of the NUMA mask: 256 nodes.
 const NUMA_WORDS: usize = 4;
 
@@ -362,42 +361,6 @@ fn numa_node(device: &nvml_wrapper::Device<'_>) -> Option<u32> {
     mask.and_then(|it| decode::only_bit(&it)).or_else(|| device.numa_node_id().ok())
 }
 
-// === lists, read in one call with headroom ===
-
-fn compute_processes(device: &nvml_wrapper::Device<'_>) -> Result<Vec<Listed>, NvmlError> {
-    let symbol = &device.nvml().lib().nvmlDeviceGetComputeRunningProcesses_v3;
-    processes(device, *nvml_sym(symbol.as_ref())?)
-}
-
-fn graphics_processes(device: &nvml_wrapper::Device<'_>) -> Result<Vec<Listed>, NvmlError> {
-    let symbol = &device.nvml().lib().nvmlDeviceGetGraphicsRunningProcesses_v3;
-    processes(device, *nvml_sym(symbol.as_ref())?)
-}
-
-fn mps_processes(device: &nvml_wrapper::Device<'_>) -> Result<Vec<Listed>, NvmlError> {
-    let symbol = &device.nvml().lib().nvmlDeviceGetMPSComputeRunningProcesses_v3;
-    processes(device, *nvml_sym(symbol.as_ref())?)
-}
-
-type ProcessList = unsafe extern "C" fn(
-    sys::nvmlDevice_t,
-    *mut c_uint,
-    *mut sys::nvmlProcessInfo_t,
-) -> sys::nvmlReturn_t;
-
-fn processes(
-    device: &nvml_wrapper::Device<'_>,
-    symbol: ProcessList,
-) -> Result<Vec<Listed>, NvmlError> {
-    let blank =
-        sys::nvmlProcessInfo_t { pid: 0, usedGpuMemory: 0, gpuInstanceId: 0, computeInstanceId: 0 };
-    let rows = rows(blank, |rows, count| {
-        // SAFETY: nvml.h asks for an array of as many rows as `count` says, which `rows` has.
-        unsafe { symbol(handle(device), count, rows.as_mut_ptr()) }
-    })?;
-    Ok(rows.into_iter().map(|it| Listed { pid: it.pid, memory: it.usedGpuMemory }).collect())
-}
-
 /// By the newer call where the driver has it. A newer call that fails is not answered by the older
 /// one, whose 0 may mean nothing.
 fn samples(round: &mut Round<'_, '_>, last_seen_us: u64) -> Option<Vec<Sample>> {
@@ -409,88 +372,7 @@ fn samples(round: &mut Round<'_, '_>, last_seen_us: u64) -> Option<Vec<Sample>> 
     round.ask(Call::ProcessUtilization, |it| older_samples(it, last_seen_us))
 }
 
-fn newer_samples(
-    device: &nvml_wrapper::Device<'_>,
-    last_seen_us: u64,
-) -> Result<Vec<Sample>, NvmlError> {
-    let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessesUtilizationInfo.as_ref())?;
-    let version = size_of::<sys::nvmlProcessesUtilizationInfo_v1_t>() | 1 << 24;
-    let blank = sys::nvmlProcessUtilizationInfo_v1_t {
-        timeStamp: 0,
-        pid: 0,
-        smUtil: 0,
-        memUtil: 0,
-        encUtil: 0,
-        decUtil: 0,
-        jpgUtil: 0,
-        ofaUtil: 0,
-    };
-    let rows = rows(blank, |rows, count| {
-        let mut request = sys::nvmlProcessesUtilizationInfo_v1_t {
-            version: c_uint::try_from(version).expect("the structure is small"),
-            processSamplesCount: *count,
-            lastSeenTimeStamp: last_seen_us,
-            procUtilArray: rows.as_mut_ptr(),
-        };
-        // SAFETY: nvml.h asks for an array of as many rows as `processSamplesCount` says.
-        let code = unsafe { symbol(handle(device), &raw mut request) };
-        *count = request.processSamplesCount;
-        code
-    })?;
-    let sample = |it: sys::nvmlProcessUtilizationInfo_v1_t| Sample {
-        pid: it.pid,
-        at_us: it.timeStamp,
-        sm: it.smUtil,
-    };
-    Ok(rows.into_iter().map(sample).collect())
-}
-
-fn older_samples(
-    device: &nvml_wrapper::Device<'_>,
-    last_seen_us: u64,
-) -> Result<Vec<Sample>, NvmlError> {
-    let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetProcessUtilization.as_ref())?;
-    let blank = sys::nvmlProcessUtilizationSample_t {
-        pid: 0,
-        timeStamp: 0,
-        smUtil: 0,
-        memUtil: 0,
-        encUtil: 0,
-        decUtil: 0,
-    };
-    let rows = rows(blank, |rows, count| {
-        // SAFETY: nvml.h asks for an array of as many rows as `count` says, which `rows` has.
-        unsafe { symbol(handle(device), rows.as_mut_ptr(), count, last_seen_us) }
-    })?;
-    Ok(rows
-        .into_iter()
-        .map(|it| Sample { pid: it.pid, at_us: it.timeStamp, sm: it.smUtil })
-        .collect())
-}
-
-/// A list whose length is not known: it may grow between two calls, so a refused size is met with
-/// a larger buffer, up to `MAX_ROWS`.
-fn rows<T: Copy>(
-    blank: T,
-    mut read: impl FnMut(&mut [T], &mut c_uint) -> sys::nvmlReturn_t,
-) -> Result<Vec<T>, NvmlError> {
-    let mut capacity = FIRST_ROWS;
-    loop {
-        let mut rows = vec![blank; capacity];
-        let mut count = c_uint::try_from(capacity).expect("MAX_ROWS fits");
-        let code = read(&mut rows, &mut count);
-        let wanted = usize::try_from(count).unwrap_or(MAX_ROWS);
-        if code == sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE && capacity < MAX_ROWS {
-            capacity = (capacity * 2).max(wanted).min(MAX_ROWS);
-            continue;
-        }
-        nvml_try(code)?;
-        rows.truncate(wanted);
-        return Ok(rows);
-    }
-}
-
-fn handle(device: &nvml_wrapper::Device<'_>) -> sys::nvmlDevice_t {
+pub(crate) fn handle(device: &nvml_wrapper::Device<'_>) -> sys::nvmlDevice_t {
     // SAFETY: the handle is only passed to the library that gave it, which `device` keeps loaded.
     unsafe { device.handle() }
 }
@@ -515,39 +397,5 @@ pub(crate) fn refusal(error: &NvmlError) -> Refusal {
             Refusal::DriverGone
         }
         _ => Refusal::Failed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ffi::c_uint;
-
-    use nvml_wrapper_sys::bindings as sys;
-
-    use super::rows;
-
-    /// A list of so many rows, which grows by one before each read.
-    fn read(length: u32) -> Option<usize> {
-        let mut length = length;
-        let answer = rows(0_u32, |rows: &mut [u32], count: &mut c_uint| {
-            let room = *count;
-            assert_eq!(usize::try_from(room), Ok(rows.len()));
-            length += 1;
-            *count = length;
-            if room < length {
-                return sys::nvmlReturn_enum_NVML_ERROR_INSUFFICIENT_SIZE;
-            }
-            sys::nvmlReturn_enum_NVML_SUCCESS
-        });
-        answer.ok().map(|it| it.len())
-    }
-
-    #[test]
-    fn a_list_that_grows_is_read_whole_up_to_a_bound() {
-        assert_eq!(read(0), Some(1));
-        assert_eq!(read(127), Some(128));
-        assert_eq!(read(128), Some(130));
-        assert_eq!(read(5_000), Some(5_003));
-        assert_eq!(read(9_000), None);
     }
 }

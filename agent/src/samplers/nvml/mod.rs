@@ -15,6 +15,7 @@ pub mod gpm;
 pub mod health;
 pub mod lister;
 pub mod probe;
+pub mod processes;
 pub mod tracked;
 pub mod workers;
 

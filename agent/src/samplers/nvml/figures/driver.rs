@@ -10,6 +10,7 @@ use nvml_wrapper_sys::bindings as sys;
 
 use crate::model::figures::{FABRIC_FAILED, Figure};
 use crate::samplers::nvml::answers::Call;
+use crate::samplers::nvml::driver::handle;
 use crate::samplers::nvml::figures::fields::{FIELDS, Field, one_for_each_figure};
 
 type Answer = Result<Vec<(Figure, u64)>, NvmlError>;
@@ -209,9 +210,4 @@ fn fabric(device: &Device<'_>) -> Answer {
         _ => {}
     }
     Ok(figures)
-}
-
-fn handle(device: &Device<'_>) -> sys::nvmlDevice_t {
-    // SAFETY: the handle is only passed to the library that gave it, which `device` keeps loaded.
-    unsafe { device.handle() }
 }
