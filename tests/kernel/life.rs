@@ -9,8 +9,8 @@ use agent::samplers::cuda::Tracer;
 use nix::sys::signal::Signal;
 use tests::wait::{check, eventually};
 
-use crate::maps::entries_in_hash_maps;
 use crate::rig::{Build, Node, exited, exits, next_pid_is, now, only, without_wait};
+use crate::soak::nothing_is_left;
 
 #[test]
 fn a_final_reading_comes_exactly_once() {
@@ -117,14 +117,14 @@ fn a_kill_in_the_middle_of_calls_leaves_nothing() {
     let mut tracer = node.tracer();
     let waiting = "--launches 100000 --kernel-us 50000 --synchronize-every 1 --threads 4";
     let workload = node.start(waiting);
-    eventually(Duration::from_secs(5), "four threads are in a call each", || {
-        let entries = entries_in_hash_maps();
-        check(entries >= 5, || format!("{entries} entries, its row among them"))
-    });
     let tgid = workload.tgid();
+    eventually(Duration::from_secs(5), "each of four threads waits for its kernel", || {
+        let launches = only(&tracer.read(clock::boot()), tgid).1.counts.launches();
+        check(launches >= 4, || format!("{launches} launches"))
+    });
     workload.kill();
     assert!(exited(&mut tracer, tgid).1.counts.launches() >= 4);
-    assert_eq!(entries_in_hash_maps(), 0);
+    nothing_is_left(&mut tracer);
 }
 
 #[test]

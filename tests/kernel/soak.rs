@@ -58,7 +58,7 @@ fn churn(node: &Node, tracer: &mut Tracer, options: &str) -> (Truth, Seen) {
 
 /// What programs leave in the kernel goes some time after they ended. The thread of this test has
 /// calibrated the hooks, and lives.
-fn nothing_is_left(tracer: &mut Tracer) {
+pub(crate) fn nothing_is_left(tracer: &mut Tracer) {
     eventually(Duration::from_secs(20), "nothing is left in the kernel", || {
         tracer.read(clock::boot());
         let left = entries_in_hash_maps();
