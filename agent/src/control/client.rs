@@ -49,8 +49,13 @@ async fn talk(path: &Path, command: &Command) -> std::io::Result<Answer> {
     let (read, mut write) = stream.into_split();
     let mut line = serde_json::to_vec(command)?;
     line.push(b'\n');
-    write.write_all(&line).await?;
+    let written = write.write_all(&line).await;
     let mut answer = String::new();
-    BufReader::new(read).take(MOST_BYTES).read_line(&mut answer).await?;
+    let heard = BufReader::new(read).take(MOST_BYTES).read_line(&mut answer).await;
+    // Who may not ask is refused before the question was read.
+    if answer.is_empty() {
+        written?;
+        heard?;
+    }
     Ok(serde_json::from_str(&answer)?)
 }
