@@ -8,13 +8,14 @@
 
 pub mod cookie;
 pub mod keys;
+pub mod layout;
 
 use core::mem::size_of;
 
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
-/// a counter counts. An agent goes on with the pins of its own number only; programs that a
-/// predecessor attached go on as they are, so that a change in what they count needs a new number.
-pub const ABI: u32 = 2;
+/// a counter counts. An agent goes on with maps of its own number only, and puts its own programs in
+/// the place of those of another build. [`layout`] has the check that a change gets a number.
+pub const ABI: u32 = 3;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.
@@ -251,10 +252,12 @@ pub enum Ownership {
     Identity = 0,
     /// Raised by each agent that takes the maps over. Who finds a higher one has been replaced.
     Generation = 1,
+    /// [`layout::LAYOUT`] of the agent that made them.
+    Layout = 2,
 }
 
 /// How many entries `OWNER` has.
-pub const OWNERSHIPS: usize = 2;
+pub const OWNERSHIPS: usize = 3;
 
 /// How many kinds of loss there are.
 pub const LOSSES: usize = 8;

@@ -78,8 +78,8 @@ fn hooks(tracing: &Tracing) -> String {
             if costs.measured { "measured here" } else { "assumed, it could not be measured" }
         );
     }
-    for file in &tracing.memory_held_back {
-        text += &format!("; {file}");
+    for what in tracing.kept_bounds.iter().chain(&tracing.memory_held_back) {
+        text += &format!("; {what}");
     }
     let lost = tracing.lost.iter().filter(|(_, count)| **count > 0);
     for (cause, count) in lost {

@@ -2,10 +2,18 @@
 //! left in the kernel is what shall be.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
-use std::process::Command;
+use std::path::Path;
+use std::process;
 use std::time::Duration;
 
+use agent::clock;
+use agent::control::client::ask;
+use agent::control::{Answer, Command};
+use agent::spool::{BatchLimits, Spool};
 use nix::sys::signal::Signal;
+use prost::Message;
+use proto::telemetry::v1::record::Kind;
+use proto::telemetry::v1::{Record, Tile};
 use tests::bpffs::BpfFs;
 use tests::collector::Collector;
 use tests::node::{Node, Setup};
@@ -90,6 +98,84 @@ fn hand_overs_under_load_lose_nothing_and_leave_a_gap_of_a_moment() {
         let gap: u128 = gaps.map(|it| tests::usage::nanoseconds(it.time.unwrap())).sum();
         check(gap < 5 * 2_000_000_000, || format!("{gap} ns in five hand-overs"))
     });
+}
+
+/// Every tile in the spool of a node whose agent has stopped, in the order of their numbers.
+fn tiles(node: &Node) -> Vec<Tile> {
+    let config = node.config.clone().parse().unwrap();
+    let boot_id = clock::boot_id(Path::new("/proc")).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let limits = BatchLimits { records: 10_000, bytes: 64 << 20 };
+    let batch = runtime.block_on(async {
+        let spool = Spool::open(&config.spool, &boot_id).unwrap();
+        let batch = spool.handle().next_batch(1, limits).await.unwrap().unwrap();
+        spool.close(SOON).await;
+        batch
+    });
+    let records = batch.records.iter().map(|it| Record::decode(&*it.payload).unwrap());
+    let tile = |it: Record| match it.kind {
+        Some(Kind::Tile(tile)) => Some(tile),
+        _ => None,
+    };
+    records.filter_map(tile).collect()
+}
+
+#[test]
+fn each_tile_begins_where_the_one_before_it_ended_whichever_agent_made_it() {
+    let pins = BpfFs::new();
+    let mut node = Setup::gpus(1).with(pinning(&pins)).start();
+    for _ in 0..3 {
+        std::thread::sleep(Duration::from_millis(1_300));
+        assert!(node.hand_over().stop().success());
+    }
+    std::thread::sleep(Duration::from_millis(1_300));
+    assert!(node.stop_agent().success());
+    let tiles = tiles(&node);
+    assert!(tiles.len() > 6, "{tiles:?}");
+    for pair in tiles.windows(2) {
+        assert_eq!(pair[0].end_ns, pair[1].start_ns, "{pair:?}");
+        assert!(pair[1].start_ns < pair[1].end_ns, "{pair:?}");
+    }
+}
+
+#[test]
+fn before_a_successor_that_counts_otherwise_all_hooks_are_detached() {
+    let (collector, pins) = (Collector::start(), BpfFs::new());
+    let mut node = node(&collector, &pins);
+    let mut launches = node.tenant("before", &["--launches=500"]).finish().launches();
+    let socket = node.config.spool.path.join("admin.sock");
+    let command = Command::Handover { abi: agent_ebpf::ABI + 1, version: "next".to_owned() };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let answer = runtime.block_on(ask(&socket, &command, SOON)).unwrap();
+    let Answer::Done(text) = answer else { panic!("{answer:?}") };
+    assert!(text.contains("all hooks are detached, all records are in the spool"), "{text}");
+    assert_eq!(pins.pins(), [].into());
+    assert!(node.stop_agent().success());
+    node.tenant("between", &["--launches=500"]).finish();
+    node.start_agent();
+    launches += node.tenant("after", &["--launches=500"]).finish().launches();
+    until_arrived(&collector, launches);
+}
+
+#[test]
+fn another_user_may_not_ask_even_where_the_socket_is_open() {
+    use std::os::unix::fs::PermissionsExt;
+    let (collector, pins) = (Collector::start(), BpfFs::new());
+    let node = node(&collector, &pins);
+    let folder = &node.config.spool.path;
+    for (path, mode) in [(folder.clone(), 0o755), (folder.join("admin.sock"), 0o666)] {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    for arguments in [&["trace", "pause", "--for", "10m"][..], &["trace", "resume"]] {
+        let asked = node.agent_command(arguments);
+        let mut other = process::Command::new("setpriv");
+        other.args(["--reuid=65533", "--regid=65533", "--clear-groups"]);
+        other.arg(asked.get_program()).args(asked.get_args());
+        let said = run(&other);
+        assert!(said.code != Some(0) && said.errors.contains("user 65533 may not ask"), "{said:?}");
+    }
+    node.until_part(SOON, "tracing", "active");
+    assert!(!pins.library_links().is_empty());
 }
 
 #[test]
@@ -207,7 +293,7 @@ fn a_user_with_the_two_capabilities_pins_and_goes_on() {
         std::os::unix::fs::chown(folder, Some(65_532), Some(65_532)).unwrap();
     }
     let capable = || {
-        let mut command = Command::new("setpriv");
+        let mut command = process::Command::new("setpriv");
         let capabilities = "-all,+bpf,+perfmon";
         command.args(["--reuid", USER, "--regid", USER, "--clear-groups"]);
         for set in ["--inh-caps", "--ambient-caps", "--bounding-set"] {

@@ -1,20 +1,27 @@
 //! Hooks and counts outlive the agent where they are pinned, and go where nobody needs them.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
 use agent::clock;
+use agent::model::ids::{Holder, HolderKind};
+use agent::model::readings::{Counter, CudaCounts};
+use agent::model::usage::{Accounted, CudaBaseline};
 use agent::samplers::cuda::Tracer;
 use agent::samplers::cuda::library::coverage::HookState;
 use agent::samplers::cuda::pins::Removed;
 use agent::samplers::cuda::pins::driver::{PinError, remove_all};
 use tests::bpffs::BpfFs;
-use tests::wait::{check, eventually};
+use tests::wait::{check, eventually, now};
 
 use crate::coverage::{BREAKPOINT, byte_in_memory};
 use crate::rig::{Build, Node, exited, only, without_wait};
 
 const SOON: Duration = Duration::from_secs(5);
+
+/// What detaching takes when something is wrong: it takes tens of milliseconds.
+const HUNG: Duration = Duration::from_secs(10);
 
 /// Later than a tracer keeps what a predecessor left and nobody asked for.
 const LATER_NS: u64 = 20_000_000_000;
@@ -57,6 +64,39 @@ fn a_successor_goes_on_with_the_same_hooks_and_counts() {
     workload.signal(nix::sys::signal::Signal::SIGTERM);
     let truth = workload.finish();
     assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn work_that_is_pending_at_a_restart_makes_no_other_program() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    let mut workload = node.start("--launches 100 --hold");
+    while workload.truth().called("cuLaunchKernel") < 100 {}
+    let truth = workload.truth();
+    let readings = tracer.read(clock::boot());
+    let (process, counted) = only(&readings, truth.tgid);
+    assert!(counted.counts[Counter::BusyUpperNs] > 0, "nobody has waited for its work");
+    tracer.leave();
+    let holder = Holder {
+        kind: HolderKind::User,
+        id: "0".into(),
+        tenant: "0".into(),
+        namespace: None,
+        pod: None,
+        container: None,
+    };
+    let accounted = Accounted { holder, counts: counted.counts, elsewhere: BTreeMap::new() };
+    let baseline = CudaBaseline {
+        epoch: readings.lineage.epoch,
+        processes: BTreeMap::from([(process, accounted)]),
+        ..CudaBaseline::default()
+    };
+    let config = node.config(64, Some(&pins.pin_root()));
+    let mut tracer = Tracer::after(&config, Path::new("/proc"), Some(&baseline));
+    let readings = tracer.read(clock::boot());
+    assert!(!readings.lineage.unknown);
+    assert_eq!(readings.lineage.ended, CudaCounts::default(), "it goes on");
+    assert_eq!(readings.overflow, CudaCounts::default());
 }
 
 #[test]
@@ -144,6 +184,99 @@ fn an_incomplete_set_of_maps_is_replaced_with_all_hooks() {
     assert!(pins.pins().values().all(|it| !old.values().any(|old| old == it)));
     let truth = node.run("--rounds 4");
     assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn programs_of_another_build_are_replaced_and_go_on_with_the_same_counts() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    let mut workload = node.start("--memory-mib 3 --rounds 20 --hold");
+    let before = workload.truth_of_rounds(20);
+    tracer.leave();
+    for path in pins.pins().keys().filter(|it| it.contains("/links/")) {
+        let (of_build, since) = path.rsplit_once('-').expect("a name has parts");
+        let (of_any, _build) = of_build.rsplit_once('-').expect("a name has parts");
+        std::fs::rename(path, format!("{of_any}-{:016x}-{since}", 7)).expect("root may");
+    }
+    let part = |which: &str| -> Vec<(String, u64)> {
+        pins.pins().into_iter().filter(|(path, _)| path.contains(which)).collect()
+    };
+    let (links, maps) = (part("/links/"), part("/maps/"));
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    assert_eq!(part("/maps/"), maps, "counts go on");
+    let replaced = part("/links/");
+    assert_eq!(replaced.len(), links.len());
+    assert!(replaced.iter().all(|(_, it)| !links.iter().any(|(_, old)| old == it)));
+    let (_, counted) = only(&tracer.read(clock::boot()), before.tgid);
+    assert_eq!(without_wait(counted.counts), before.counts());
+    assert_eq!(counted.memory, None, "calls went unseen for a moment");
+    let truth = node.run("--rounds 4");
+    assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn live_memory_stays_known_over_a_restart() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    let mut workload = node.start("--memory-mib 3 --rounds 20 --hold");
+    let truth = workload.truth_of_rounds(20);
+    tracer.leave();
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    let (_, process) = only(&tracer.read(clock::boot()), truth.tgid);
+    let memory = process.memory.expect("every call was seen, by one agent or the other");
+    assert_eq!(
+        (memory.live_bytes, memory.peak_bytes, memory.host_bytes),
+        (truth.memory.live_bytes, truth.memory.peak_bytes, truth.memory.host_bytes)
+    );
+}
+
+#[test]
+fn maps_of_another_bound_go_on_and_the_status_says_so() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let config = node.config(128, Some(&pins.pin_root()));
+    let larger = || Tracer::start(&config, Path::new("/proc"));
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    let mut workload = node.start("--rounds 4 --hold");
+    let truth = workload.truth_of_rounds(4);
+    tracer.leave();
+    let mut tracer = larger();
+    let readings = tracer.read(clock::boot());
+    let said = readings.tracing.kept_bounds.clone().expect("it says why");
+    assert!(said.starts_with("there is room for 64 processes"), "{said}");
+    assert_eq!(without_wait(only(&readings, truth.tgid).1.counts), truth.counts());
+    tracer.stop();
+    assert_eq!(larger().read(clock::boot()).tracing.kept_bounds, None);
+}
+
+#[test]
+fn an_agent_whose_maps_another_one_has_taken_counts_no_more() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let mut old = node.pinning_tracer(&pins.pin_root());
+    assert!(old.read(clock::boot()).tracing.on);
+    // Nobody but who owns the folder may take them: so they come into another one.
+    let elsewhere = pins.pin_root().with_file_name("elsewhere");
+    let version = format!("v{}", agent_ebpf::ABI);
+    std::fs::create_dir(&elsewhere).expect("root may");
+    std::fs::rename(pins.pin_root().join(&version), elsewhere.join(&version)).expect("root may");
+    let mut new = node.pinning_tracer(&elsewhere);
+    let truth = node.run("--rounds 4");
+    for _ in 0..2 {
+        let tracing = old.read(clock::boot()).tracing;
+        assert!(!tracing.on && tracing.reason.contains("has taken the hooks over"), "{tracing:?}");
+    }
+    assert_eq!(without_wait(exited(&mut new, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn hooks_in_many_processes_go_without_a_hang() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let workloads: Vec<_> = (0..64).map(|_| node.start("--rounds 1 --hold")).collect();
+    let tracer = node.pinning_tracer(&pins.pin_root());
+    let offset = an_offset(&tracer);
+    let begun = now();
+    tracer.stop();
+    assert!(begun.elapsed() < HUNG, "{:?}", begun.elapsed());
+    assert!(workloads.iter().all(|it| !is_hooked(&node, it.tgid(), offset)));
 }
 
 /// Calls are counted all the same, and the reason says what is missing.

@@ -204,6 +204,8 @@ pub struct Tracing {
     pub memory_held_back: Vec<String>,
     /// Why hooks and counts end with the agent; `None` = they outlive it until the next one.
     pub unpinned: Option<String>,
+    /// Why the kernel does not hold as much as is configured.
+    pub kept_bounds: Option<String>,
     /// What a hit costs the process that makes it; `None` where nothing is traced.
     pub hit_costs: Option<HitCosts>,
 }

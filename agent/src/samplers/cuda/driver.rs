@@ -3,13 +3,14 @@
 
 #![expect(unsafe_code, reason = "the runtime's event loop and the allocator are spoken to here")]
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use agent_ebpf::layout::LAYOUT;
 use agent_ebpf::{Cgroup, LOSSES, Offsets, Ownership, Record, Row};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
 use aya::programs::uprobe::{UProbeAttachLocation, UProbeAttachPoint, UProbeLink, UProbeScope};
@@ -29,10 +30,12 @@ use super::governor::gates::Gates;
 use super::hooks::{Group, Kind};
 use super::library::driver::LibraryFile;
 use super::log::Bridge;
-use super::pins;
-use super::pins::driver::{Link, Pins};
+use super::pins::driver::{Link, PinError, Pins};
+use super::pins::{LeftMaps, LinkName, MapSize};
 use super::probe::Point;
+use crate::clock;
 use crate::model::readings::HitCosts;
+use crate::model::units::BootNs;
 use crate::samplers::process::decode as records;
 use crate::samplers::process::decode::FileId;
 use crate::samplers::process::driver::{self as process, Proc, ProcessError, Tracepoint};
@@ -86,6 +89,10 @@ pub(crate) struct Kernel {
     gates: Map,
     refused: Map,
     rows: RowReader,
+    /// Of programs that are pinned.
+    build: u64,
+    /// The bounds of a predecessor's maps that go on, where they are not those that are configured.
+    kept: Option<Bounds>,
     /// After the links: what is left of the folder goes with it.
     pins: Result<Pins, String>,
 }
@@ -127,7 +134,7 @@ impl fmt::Debug for Kernel {
 #[derive(Debug)]
 pub(crate) enum Links {
     Multi(Vec<Link>),
-    Single(Vec<UProbeLink>),
+    Single(Vec<UProbeLink>, BootNs),
 }
 
 /// Links that are closed at one time: each takes a thread.
@@ -140,7 +147,7 @@ pub(crate) fn detach(links: impl IntoIterator<Item = Links>) {
     for it in links {
         match it {
             Links::Multi(links) => multi.extend(links),
-            Links::Single(links) => drop(links),
+            Links::Single(links, _) => drop(links),
         }
     }
     while !multi.is_empty() {
@@ -160,14 +167,22 @@ impl Links {
     pub(crate) fn adopted(&self) -> usize {
         match self {
             Self::Multi(links) => links.iter().filter(|it| it.adopted).count(),
-            Self::Single(_) => 0,
+            Self::Single(..) => 0,
+        }
+    }
+
+    /// Since when no call of the group goes unseen.
+    pub(crate) fn since(&self) -> BootNs {
+        match self {
+            Self::Multi(links) => links.iter().map(|it| it.since).max().unwrap_or_default(),
+            Self::Single(_, since) => *since,
         }
     }
 
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Multi(links) => links.len(),
-            Self::Single(links) => links.len(),
+            Self::Single(links, _) => links.len(),
         }
     }
 }
@@ -176,7 +191,7 @@ impl Links {
 const BATCH: usize = 256;
 
 /// How much the maps hold.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Bounds {
     pub(crate) max_processes: u32,
     pub(crate) max_allocations: u32,
@@ -185,6 +200,13 @@ pub(crate) struct Bounds {
 const LEAST_ENTRIES: u32 = 1_024;
 
 impl Bounds {
+    /// The bounds of maps that go on, where they are others.
+    fn kept_by(self, left: &LeftMaps) -> Option<Self> {
+        let kept =
+            Self { max_processes: left.room("COUNTERS")?, max_allocations: left.room("LIVE")? };
+        (kept != self).then_some(kept)
+    }
+
     fn of_maps(self) -> [(&'static str, u32); 7] {
         // A few processes may have many threads.
         let per_process =
@@ -212,14 +234,15 @@ impl Kernel {
         proc.check_namespace()?;
         let offsets = process::offsets()?;
         let mut pins = pins;
-        let mut ebpf = load_object(&offsets, bounds, &mut pins)?;
+        let (mut ebpf, kept) = load_object(&offsets, bounds, &mut pins)?;
+        let build = build();
         let multi = load_multi(&ebpf).map(Arc::new);
         if multi.is_none() && pins.is_ok() {
             pins = Err("links to single places are not pinned".to_owned());
-            ebpf = load_object(&offsets, bounds, &mut pins)?;
+            (ebpf, _) = load_object(&offsets, bounds, &mut pins)?;
         }
         // Before the maps are taken out: a program is loaded on top of all of them.
-        let life = hook_life(&mut ebpf, &mut pins)?;
+        let life = hook_life(&mut ebpf, &mut pins, build)?;
         if multi.is_none() {
             load_singles(&mut ebpf)?;
         }
@@ -245,8 +268,15 @@ impl Kernel {
             owner,
             logs,
             ebpf,
+            build,
+            kept: kept.filter(|_| pins.is_ok()),
             pins,
         })
+    }
+
+    /// The bounds that hold, where they are not those that are configured.
+    pub(crate) fn kept_bounds(&self) -> Option<Bounds> {
+        self.kept
     }
 
     /// Why nothing outlives this agent; `None` = hooks and counts do.
@@ -294,7 +324,8 @@ impl Kernel {
         Kind::ALL.into_iter().all(|kind| {
             let places = places(&points, kind, library.gates);
             let programs = std::iter::once(kind.entry_program()).chain(kind.return_program());
-            let mut names = programs.map(|it| pins::library_link(library.id, group, it, &places));
+            let mut names =
+                programs.map(|it| LinkName::of_library(library.id, group, it, &places, self.build));
             places.offsets.is_empty() || names.all(|it| pins.has_link(&it))
         })
     }
@@ -310,10 +341,12 @@ impl Kernel {
         let points: Vec<Point> = points.copied().collect();
         let links = match &self.multi {
             Some(programs) => {
-                let target = Target { path: &path, file: library.id, gates: library.gates, group };
+                let (file, gates, build) = (library.id, library.gates, self.build);
+                let target = Target { path: &path, file, gates, group, build };
                 attach_multi(programs, &mut self.pins, &target, &points).map(Links::Multi)
             }
-            None => attach_singles(&mut self.ebpf, &path, &points).map(Links::Single),
+            None => attach_singles(&mut self.ebpf, &path, &points)
+                .map(|it| Links::Single(it, clock::boot())),
         }?;
         // A predecessor may have closed it.
         self.set_gate(library.gates, group, false)?;
@@ -433,8 +466,8 @@ fn load_object(
     offsets: &Offsets,
     bounds: Bounds,
     pins: &mut Result<Pins, String>,
-) -> Result<Ebpf, KernelError> {
-    let names = map_names()?;
+) -> Result<(Ebpf, Option<Bounds>), KernelError> {
+    let wanted = map_sizes()?;
     let mut loader = EbpfLoader::new();
     // Rust emits no relocations against kernel types: what it parsed is dropped before the load.
     loader.btf(None);
@@ -442,25 +475,57 @@ fn load_object(
     for (map, entries) in bounds.of_maps() {
         loader.map_max_entries(map, entries);
     }
+    let mut kept = None;
     if let Ok(folder) = pins {
-        // A part of a set is worth nothing: links would count into maps that nobody reads.
-        let cleared = if folder.has_maps(&names) { Ok(()) } else { folder.clear() };
-        match cleared {
-            Ok(()) => {
-                for name in &names {
+        match make_room(folder, &wanted) {
+            Ok(left) => {
+                kept = left.and_then(|it| bounds.kept_by(&it));
+                for name in wanted.keys() {
                     loader.map_pin_path(name, folder.map_path(name));
                 }
             }
             Err(error) => *pins = Err(error.to_string()),
         }
     }
-    Ok(loader.load(OBJECT)?)
+    Ok((loader.load(OBJECT)?, kept))
+}
+
+/// The maps that a predecessor left, where this agent can go on with them; else nothing is left. A
+/// part of a set is worth nothing: links would count into maps that nobody reads.
+fn make_room(
+    folder: &Pins,
+    wanted: &BTreeMap<String, MapSize>,
+) -> Result<Option<LeftMaps>, PinError> {
+    let left = folder.maps();
+    if left.as_ref().is_some_and(|it| it.fit(wanted)) {
+        return Ok(left);
+    }
+    if left.is_some() {
+        tracing::warn!(
+            "a predecessor left maps of another layout: what they counted and no record has is lost"
+        );
+    }
+    folder.clear()?;
+    Ok(None)
 }
 
 /// Of all maps but constants, which the programs of each agent have for themselves.
-fn map_names() -> Result<BTreeSet<String>, KernelError> {
+fn map_sizes() -> Result<BTreeMap<String, MapSize>, KernelError> {
     let object = aya_obj::Object::parse(OBJECT).map_err(EbpfError::ParseError)?;
-    Ok(object.maps.into_keys().filter(|it| !it.starts_with('.')).collect())
+    let size = |it: &aya_obj::Map| MapSize {
+        key: it.key_size(),
+        value: it.value_size(),
+        entries: it.max_entries(),
+    };
+    let maps = object.maps.iter().filter(|(name, _)| !name.starts_with('.'));
+    Ok(maps.map(|(name, it)| (name.clone(), size(it))).collect())
+}
+
+/// Names the programs of this agent: those of another build may count otherwise.
+fn build() -> u64 {
+    let hash = blake3::hash(OBJECT);
+    let (first, _) = hash.as_bytes().split_first_chunk().expect("a hash has 32 bytes");
+    u64::from_le_bytes(*first)
 }
 
 /// What this agent is to the maps.
@@ -477,6 +542,7 @@ fn take_over(owner: &mut Array<MapData, u64>) -> Result<Owned, KernelError> {
     let (identity, generation) = (Ownership::Identity as u32, Ownership::Generation as u32);
     if owner.get(&identity, 0)? == 0 {
         owner.set(identity, fastrand::u64(1..), 0)?;
+        owner.set(Ownership::Layout as u32, LAYOUT, 0)?;
     }
     let owned =
         Owned { epoch: owner.get(&identity, 0)?, generation: owner.get(&generation, 0)? + 1 };
@@ -484,15 +550,25 @@ fn take_over(owner: &mut Array<MapData, u64>) -> Result<Owned, KernelError> {
     Ok(owned)
 }
 
-fn hook_life(ebpf: &mut Ebpf, pins: &mut Result<Pins, String>) -> Result<Vec<Link>, KernelError> {
+/// A process may end while the programs of two builds are hooked: the second one finds nothing to do.
+/// So there is no gap here.
+fn hook_life(
+    ebpf: &mut Ebpf,
+    pins: &mut Result<Pins, String>,
+    build: u64,
+) -> Result<Vec<Link>, KernelError> {
     let mut links = Vec::new();
     for Tracepoint { name, program } in process::tracepoints(ebpf)? {
         let is_right = |it: BorrowedFd<'_>| is_tracepoint(it);
-        let link = hook(pins, &pins::life_link(name), is_right, || {
+        let link_name = LinkName::of_life(name, build);
+        let link = hook(pins, &link_name, is_right, || {
             let c_name = CString::new(name).expect("a fixed text holds no zero byte");
             bpf::link_tracepoint(program.as_fd(), &c_name)
                 .map_err(|source| ProcessError::Attach { name, source })
         })?;
+        if let Ok(pins) = pins {
+            pins.remove_stale(&link_name);
+        }
         links.push(link);
     }
     Ok(links)
@@ -501,7 +577,7 @@ fn hook_life(ebpf: &mut Ebpf, pins: &mut Result<Pins, String>) -> Result<Vec<Lin
 /// The link that a predecessor left, or a new one.
 fn hook<E>(
     pins: &mut Result<Pins, String>,
-    name: &str,
+    name: &LinkName,
     is_right: impl FnOnce(BorrowedFd<'_>) -> bool,
     attach: impl FnOnce() -> Result<OwnedFd, E>,
 ) -> Result<Link, E> {
@@ -562,6 +638,7 @@ struct Target<'a> {
     file: FileId,
     gates: Gates,
     group: Group,
+    build: u64,
 }
 
 /// Hooks for a while: they are not pinned.
@@ -593,7 +670,7 @@ fn attach_multi(
     points: &[Point],
 ) -> Result<Vec<Link>, KernelError> {
     let path = CString::new(target.path).expect("a number and a fixed text hold no zero byte");
-    let mut links = Vec::new();
+    let (mut links, mut replaced, begun) = (Vec::new(), 0, clock::boot());
     for kind in Kind::ALL {
         let places = places(points, kind, target.gates);
         if places.offsets.is_empty() {
@@ -602,14 +679,23 @@ fn attach_multi(
         // Returns first: a call that is seen to start is then seen to end.
         let returns = kind.return_program().map(|it| (it, Moment::Return));
         for (name, moment) in returns.into_iter().chain([(kind.entry_program(), Moment::Entry)]) {
-            let pin = pins::library_link(target.file, target.group, name, &places);
+            let pin = LinkName::of_library(target.file, target.group, name, &places, target.build);
+            // First, because a call that two links see counts twice. Those in between do not count.
             if let Ok(pins) = pins {
-                pins.remove_stale(&pins::library_prefix(target.file, target.group, name), &pin);
+                replaced += pins.remove_stale(&pin);
             }
             let is_right = |it: BorrowedFd<'_>| is_at(it, &places, moment);
             let attach = || programs.attach(name, &path, &places, moment);
             links.push(hook(pins, &pin, is_right, attach)?);
         }
+    }
+    if replaced > 0 {
+        tracing::info!(
+            library = ?target.file,
+            links = replaced,
+            within_ms = clock::boot().since(begun) / 1_000_000,
+            "replaced hooks of another build one after the other; calls in between do not count"
+        );
     }
     Ok(links)
 }

@@ -229,10 +229,12 @@ fn inherit(
     if found.fresh {
         return Ok(Inheritance::new(&found, baseline));
     }
+    // Records that a predecessor wrote know open spans until then.
+    let now = clock::boot();
     let ticks = Proc::ticks_per_second();
     let identify = |tgid: u32, row: &Row| decode::process_id(tgid, row, ticks);
     for (tgid, row) in kernel.rows()? {
-        let (process, counts) = (identify(tgid, &row), decode::counts(&row));
+        let (process, counts) = (identify(tgid, &row), decode::counts_at(&row, now));
         match row.flags[flag::DEAD] {
             0 => drop(found.live.insert(process, counts)),
             _ => found.ends.push((process, counts)),
@@ -275,6 +277,9 @@ impl Running {
         let mut kernel = Kernel::load(bounds, proc, pins).map_err(|it| reason::of(&it))?;
         if let Some(why) = kernel.unpinned() {
             tracing::warn!("CUDA calls during a restart of the agent are not counted: {why}");
+        }
+        if let Some(kept) = kernel.kept_bounds() {
+            tracing::warn!("{}", reason::of_kept(kept));
         }
         let mut lives = Lives::new(Proc::ticks_per_second(), config.max_processes);
         let inherited = inherit(&mut kernel, &mut lives, baseline).map_err(|it| reason::of(&it))?;
@@ -405,6 +410,7 @@ impl Running {
             hit_costs: Some(self.costs),
             memory_held_back: libraries.memory_held_back(),
             unpinned: self.kernel.unpinned().map(str::to_owned),
+            kept_bounds: self.kernel.kept_bounds().map(reason::of_kept),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::error::Error;
 
-use super::driver::KernelError;
+use super::driver::{Bounds, KernelError};
 use crate::samplers::process::driver::ProcessError;
 
 const COST: &str = "running without per-process CUDA activity: idle time of held GPUs is judged by \
@@ -25,6 +25,16 @@ pub(super) fn of(error: &KernelError) -> String {
         }
     };
     format!("{error}; {remedy}; {COST}")
+}
+
+/// Why configured bounds do not hold.
+pub(super) fn of_kept(kept: Bounds) -> String {
+    let Bounds { max_processes, max_allocations } = kept;
+    format!(
+        "there is room for {max_processes} processes and {max_allocations} allocations, as the agent \
+         before this one had it, so that nothing that it counted is lost: cuda.max_processes and \
+         cuda.max_allocations hold after a stop (SIGTERM) and a start"
+    )
 }
 
 /// Whether the kernel refused for lack of privilege, somewhere down the chain of causes.

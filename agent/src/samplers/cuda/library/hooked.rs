@@ -29,7 +29,7 @@ pub(super) struct Hooked {
 /// Whether hooks on the memory functions would do harm.
 #[derive(Debug)]
 enum Memory {
-    Harmless { since: BootNs },
+    Harmless,
     HeldBack(HeldBack),
 }
 
@@ -66,7 +66,7 @@ impl Hooked {
             text = TextCheck::default();
         }
         let memory = match HeldBack::found(&text, at) {
-            None => Memory::Harmless { since: at },
+            None => Memory::Harmless,
             Some(held) => Memory::HeldBack(held),
         };
         let mut hooked = Self { place, library, used: at, memory, links: BTreeMap::new() };
@@ -85,7 +85,7 @@ impl Hooked {
 
     pub(super) fn put_on(&mut self, kernel: &mut Kernel, group: Group) -> Result<(), KernelError> {
         // A second link would count each call twice.
-        let harmless = group != Group::Memory || matches!(self.memory, Memory::Harmless { .. });
+        let harmless = group != Group::Memory || matches!(self.memory, Memory::Harmless);
         if harmless && !self.links.contains_key(&group) {
             self.links.insert(group, kernel.attach(&self.library, group)?);
         }
@@ -137,15 +137,12 @@ impl Hooked {
 
     /// Since when every memory call in this file is seen; `None` when they are not.
     pub(super) fn memory_since(&self) -> Option<BootNs> {
-        match self.memory {
-            Memory::Harmless { since } if self.is_on(Group::Memory) => Some(since),
-            _ => None,
-        }
+        self.links.get(&Group::Memory).map(Links::since)
     }
 
     pub(super) fn held_back(&self) -> Option<&str> {
         match &self.memory {
-            Memory::Harmless { .. } => None,
+            Memory::Harmless => None,
             Memory::HeldBack(held) => Some(&held.why),
         }
     }
@@ -162,7 +159,7 @@ impl Hooked {
     pub(super) fn looked_at(&mut self, text: &TextCheck, at: BootNs) {
         let Memory::HeldBack(held) = &mut self.memory else { return };
         match HeldBack::found(text, at) {
-            None => self.memory = Memory::Harmless { since: at },
+            None => self.memory = Memory::Harmless,
             Some(found) => *held = HeldBack { looks: held.looks.saturating_add(1), ..found },
         }
     }
@@ -170,8 +167,7 @@ impl Hooked {
     /// A process uses UCX with this file, and other processes will: the next ones shall find their
     /// functions as they are in the file.
     pub(super) fn used_with_ucx(&mut self, tgid: u32, at: BootNs) {
-        if matches!(self.memory, Memory::Harmless { .. }) && text::is_in_the_way(&self.library.plan)
-        {
+        if matches!(self.memory, Memory::Harmless) && text::is_in_the_way(&self.library.plan) {
             self.take_off(Group::Memory);
             self.memory = Memory::HeldBack(HeldBack::ucx(tgid, at));
         }

@@ -1,6 +1,6 @@
 //! The pins themselves: files of a bpf file system, in a folder that one agent at a time owns.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{DirBuilder, File};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,12 +9,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use agent_ebpf::ABI;
+use agent_ebpf::{ABI, Ownership};
+use aya::maps::{Array, Map, MapData, MapError, MapInfo};
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{FsType, statfs};
 
-use super::{Removed, is_version_folder, version_folder};
+use super::{LeftMaps, LinkName, MapSize, Removed, is_version_folder, version_folder};
+use crate::clock;
+use crate::model::units::BootNs;
 use crate::samplers::cuda::bpf::driver as bpf;
 
 /// `BPF_FS_MAGIC` of `linux/magic.h`.
@@ -65,6 +68,8 @@ pub(crate) struct Link {
     _pin: Option<Pin>,
     _descriptor: OwnedFd,
     pub(crate) adopted: bool,
+    /// It hooks all that is called later.
+    pub(crate) since: BootNs,
 }
 
 #[derive(Debug)]
@@ -83,7 +88,7 @@ impl Drop for Pin {
 
 impl Link {
     pub(crate) fn unpinned(descriptor: OwnedFd) -> Self {
-        Self { _pin: None, _descriptor: descriptor, adopted: false }
+        Self { _pin: None, _descriptor: descriptor, adopted: false, since: clock::boot() }
     }
 }
 
@@ -113,9 +118,17 @@ impl Pins {
         self.folder.join("maps").join(name)
     }
 
-    /// Whether maps of these names, and no other ones, are here.
-    pub(crate) fn has_maps(&self, names: &BTreeSet<String>) -> bool {
-        entries(&self.folder.join("maps")).is_ok_and(|it| it == *names)
+    /// What a predecessor left; `None` = nothing, or what cannot be asked.
+    pub(crate) fn maps(&self) -> Option<LeftMaps> {
+        let names = entries(&self.folder.join("maps")).ok()?;
+        let size = |name: String| {
+            let info = MapInfo::from_pin(self.map_path(&name)).ok()?;
+            let (key, value, entries) = (info.key_size(), info.value_size(), info.max_entries());
+            Some((name, MapSize { key, value, entries }))
+        };
+        let sizes: BTreeMap<_, _> = names.into_iter().map(size).collect::<Option<_>>()?;
+        let layout = layout(&self.map_path("OWNER")).ok();
+        (!sizes.is_empty()).then_some(LeftMaps { sizes, layout })
     }
 
     /// Removes everything that a predecessor left.
@@ -124,32 +137,35 @@ impl Pins {
         self.make_folders()
     }
 
-    /// Whether a link of this name is pinned.
-    pub(crate) fn has_link(&self, name: &str) -> bool {
-        self.link_path(name).exists()
+    /// Whether a predecessor hooked these places, by programs of whatever build.
+    pub(crate) fn has_link(&self, link: &LinkName) -> bool {
+        self.links().iter().any(|it| link.is_there(it))
     }
 
     /// The link of this name, if a predecessor left it and `is_right`.
     pub(crate) fn adopt(
         &mut self,
-        name: &str,
+        link: &LinkName,
         is_right: impl FnOnce(BorrowedFd<'_>) -> bool,
     ) -> Option<Link> {
-        let path = self.link_path(name);
+        let (name, since) =
+            self.links().into_iter().find_map(|it| link.parse(&it).map(|since| (it, since)))?;
+        let path = self.link_path(&name);
         let descriptor = bpf::pinned(&path).ok()?;
         if !is_right(descriptor.as_fd()) {
             unpin(&path);
             return None;
         }
-        self.known.insert(name.to_owned());
+        self.known.insert(name);
         let pin = Pin { path, keep: Arc::clone(&self.keep) };
-        Some(Link { _pin: Some(pin), _descriptor: descriptor, adopted: true })
+        Some(Link { _pin: Some(pin), _descriptor: descriptor, adopted: true, since })
     }
 
     /// Pins a new link. Where that fails it lives with this agent.
-    pub(crate) fn pin(&mut self, name: &str, descriptor: OwnedFd) -> Link {
-        let path = self.link_path(name);
-        unpin(&path);
+    pub(crate) fn pin(&mut self, link: &LinkName, descriptor: OwnedFd) -> Link {
+        let since = clock::boot();
+        let name = link.since(since);
+        let path = self.link_path(&name);
         if let Err(error) = bpf::pin(descriptor.as_fd(), &path) {
             tracing::warn!(
                 "cannot pin a hook, it ends with this agent: {}: {error}",
@@ -157,22 +173,24 @@ impl Pins {
             );
             return Link::unpinned(descriptor);
         }
-        self.known.insert(name.to_owned());
+        self.known.insert(name);
         let pin = Pin { path, keep: Arc::clone(&self.keep) };
-        Link { _pin: Some(pin), _descriptor: descriptor, adopted: false }
+        Link { _pin: Some(pin), _descriptor: descriptor, adopted: false, since }
     }
 
-    /// Detaches what a predecessor hooked elsewhere in the same file.
-    pub(crate) fn remove_stale(&self, prefix: &str, current: &str) {
-        let names = entries(&self.folder.join("links")).unwrap_or_default();
-        for name in names.iter().filter(|it| it.starts_with(prefix) && *it != current) {
-            unpin(&self.link_path(name));
-        }
+    /// Detaches what a predecessor hooked elsewhere in the same file, or by programs of another
+    /// build. Returns how many links.
+    pub(crate) fn remove_stale(&self, link: &LinkName) -> usize {
+        let is_stale = |it: &&String| {
+            link.is_like(it) && link.parse(it).is_none() && !self.known.contains(*it)
+        };
+        let names = self.links();
+        names.iter().filter(is_stale).filter(|it| unpin(&self.link_path(it))).count()
     }
 
     /// Detaches what a predecessor hooked and nobody has asked for since. Returns how many links.
     pub(crate) fn remove_unknown(&self) -> usize {
-        let names = entries(&self.folder.join("links")).unwrap_or_default();
+        let names = self.links();
         let unknown: Vec<_> = names.difference(&self.known).collect();
         for name in &unknown {
             unpin(&self.link_path(name));
@@ -183,6 +201,10 @@ impl Pins {
     /// Pins stay when links and this are dropped: a successor goes on with them.
     pub(crate) fn keep(&self) {
         self.keep.store(true, Ordering::Relaxed);
+    }
+
+    fn links(&self) -> BTreeSet<String> {
+        entries(&self.folder.join("links")).unwrap_or_default()
     }
 
     fn link_path(&self, name: &str) -> PathBuf {
@@ -288,6 +310,12 @@ fn remove_folder(folder: &Path) -> Result<(), PinError> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(PinError::at(folder)(error)),
         _ => Ok(()),
     }
+}
+
+/// Which layout the agent that made the maps had.
+fn layout(owner: &Path) -> Result<u64, MapError> {
+    let owner = Map::Array(MapData::from_pin(owner)?);
+    Array::<_, u64>::try_from(owner)?.get(&(Ownership::Layout as u32), 0)
 }
 
 fn entries(folder: &Path) -> io::Result<BTreeSet<String>> {
