@@ -15,7 +15,7 @@ use core::mem::size_of;
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
 /// a counter counts. An agent goes on with maps of its own number only, and puts its own programs in
 /// the place of those of another build. [`layout`] has the check that a change gets a number.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.
@@ -254,10 +254,12 @@ pub enum Ownership {
     Generation = 1,
     /// [`layout::LAYOUT`] of the agent that made them.
     Layout = 2,
+    /// Not 0: records of these counts may be in a spool.
+    Recorded = 3,
 }
 
 /// How many entries `OWNER` has.
-pub const OWNERSHIPS: usize = 3;
+pub const OWNERSHIPS: usize = 4;
 
 /// How many kinds of loss there are.
 pub const LOSSES: usize = 8;

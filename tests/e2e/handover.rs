@@ -74,6 +74,21 @@ fn an_agent_that_is_killed_under_load_loses_no_launch_and_counts_none_twice() {
 }
 
 #[test]
+fn an_agent_that_is_killed_before_its_first_record_loses_no_launch() {
+    let (collector, pins) = (Collector::start(), BpfFs::new());
+    let mut node = Setup::gpus(1).reporting_to(&collector).with(pinning(&pins)).make();
+    node.start_agent_unready();
+    eventually(SOON, "the library is hooked", || {
+        check(node.agent_log().contains("tracing CUDA calls"), || "not yet".to_owned())
+    });
+    let tenant = busy(&node, "steady");
+    let launches = node.tenant("unseen", &["--launches=500"]).finish().launches();
+    node.kill_agent();
+    node.start_agent();
+    until_arrived(&collector, launches + tenant.stop().launches());
+}
+
+#[test]
 fn hand_overs_under_load_lose_nothing_and_leave_a_gap_of_a_moment() {
     let (collector, pins) = (Collector::start(), BpfFs::new());
     let mut node = node(&collector, &pins);

@@ -100,6 +100,20 @@ fn work_that_is_pending_at_a_restart_makes_no_other_program() {
 }
 
 #[test]
+fn what_an_agent_has_counted_and_not_recorded_is_not_known_to_be_recorded() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    tracer.read(clock::boot());
+    tracer.leave();
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    assert!(!tracer.read(clock::boot()).lineage.unknown, "it counts from the beginning");
+    tracer.note_recorded();
+    tracer.leave();
+    let mut tracer = node.pinning_tracer(&pins.pin_root());
+    assert!(tracer.read(clock::boot()).lineage.unknown, "it may be in another spool");
+}
+
+#[test]
 fn a_stop_leaves_no_pin_and_no_breakpoint() {
     let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
     let workload = node.start("--rounds 1 --hold");

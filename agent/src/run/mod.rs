@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::control::server::Asked;
 use crate::health;
 use crate::metrics::{Snapshot, own::Own};
+use crate::model::usage::Record;
 use crate::pacing::Pacing;
 use crate::pipeline::Pipeline;
 use crate::samplers::sources::Sources;
@@ -226,11 +227,18 @@ impl Agent {
         let records = self.pipeline.step(readings);
         self.own.readings.with_label_values(&[cause]).inc();
         self.own.records.inc_by(records.len() as u64);
-        self.spool.handle().append(records, self.pipeline.take_baseline());
+        self.keep(records);
         self.publish();
         self.own
             .reading_seconds
             .observe(Duration::from_nanos(clock::boot().since(at)).as_secs_f64());
+    }
+
+    fn keep(&mut self, records: Vec<Record>) {
+        if records.iter().any(|it| matches!(it, Record::Cuda(_))) {
+            self.sources.cuda.note_recorded();
+        }
+        self.spool.handle().append(records, self.pipeline.take_baseline());
     }
 
     fn publish(&mut self) {

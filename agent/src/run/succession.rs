@@ -45,7 +45,7 @@ impl Agent {
             warn!("a source did not answer: what it saw since its last reading is unobserved");
         }
         let records = self.pipeline.finish(clock::boot());
-        self.spool.handle().append(records, self.pipeline.take_baseline());
+        self.keep(records);
         let kept = if successor.abi == agent_ebpf::ABI {
             self.sources.leave()
         } else {

@@ -294,6 +294,19 @@ impl Kernel {
         self.ownership.generation == 1
     }
 
+    /// Whether records of what is counted may be in a spool.
+    pub(crate) fn is_recorded(&self) -> Result<bool, KernelError> {
+        Ok(self.owner.get(&(Ownership::Recorded as u32), 0)? != 0)
+    }
+
+    /// There are going to be such records.
+    pub(crate) fn note_recorded(&mut self) -> Result<(), KernelError> {
+        if !self.is_recorded()? {
+            self.owner.set(Ownership::Recorded as u32, 1, 0)?;
+        }
+        Ok(())
+    }
+
     /// Fails when another agent counts on these maps.
     pub(crate) fn check_owner(&self) -> Result<(), KernelError> {
         let now = self.owner.get(&(Ownership::Generation as u32), 0)?;

@@ -18,6 +18,8 @@ pub(crate) struct Found {
     pub(crate) epoch: u64,
     /// Nobody had used them before.
     pub(crate) fresh: bool,
+    /// Some of it may be in records, of this spool or of another one.
+    pub(crate) recorded: bool,
     /// Programs that are running.
     pub(crate) live: BTreeMap<ProcessId, CudaCounts>,
     /// Final counts that no agent has read.
@@ -41,7 +43,10 @@ impl Inheritance {
             return Self { lineage, ownerless: CudaCounts::default() };
         }
         let unread = sum(found.ends.iter().map(|it| &it.1));
-        let Some(baseline) = baseline.filter(|it| it.epoch == found.epoch) else {
+        // Who dies before its first record has accounted for nothing.
+        let none = CudaBaseline { epoch: found.epoch, ..CudaBaseline::default() };
+        let none = (!found.recorded).then_some(&none);
+        let Some(baseline) = baseline.filter(|it| it.epoch == found.epoch).or(none) else {
             let ended = found.retired.since(&unread);
             return Self {
                 lineage: Lineage { unknown: true, ended, ..lineage },
@@ -110,6 +115,7 @@ mod tests {
         Found {
             epoch: EPOCH,
             fresh: false,
+            recorded: true,
             live: live.iter().map(|(tgid, it)| (process(*tgid), launched(*it))).collect(),
             ends: ends.iter().map(|(tgid, it)| (process(*tgid), launched(*it))).collect(),
             retired: launched(retired),
@@ -145,6 +151,14 @@ mod tests {
     #[test]
     fn another_program_of_a_process_is_not_the_one_that_records_know() {
         check(&found(&[(10, 20)], &[], 160), (10, 150));
+    }
+
+    #[test]
+    fn what_no_record_can_know_counts_from_the_beginning() {
+        let found = Found { recorded: false, ..found(&[(10, 80)], &[(11, 5)], 105) };
+        let inherited = Inheritance::new(&found, None);
+        assert!(!inherited.lineage.unknown && inherited.lineage.ended.is_zero());
+        assert_eq!(inherited.ownerless, launched(100));
     }
 
     #[test]

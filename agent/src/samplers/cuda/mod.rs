@@ -174,6 +174,16 @@ impl Tracer {
         }
     }
 
+    /// To be called before the first record of what was read goes to the spool: a successor that finds
+    /// no baseline there then knows that it may be elsewhere.
+    pub fn note_recorded(&mut self) {
+        if let State::On(running) = &mut self.state
+            && let Err(error) = running.kernel.note_recorded()
+        {
+            tracing::warn!("a successor without this spool may count calls again: {error}");
+        }
+    }
+
     /// Resolves when a process appeared, executed another program, exited, or launched after a
     /// silence. May be dropped at any time without losing anything.
     pub async fn changed(&mut self) -> Change {
@@ -226,6 +236,7 @@ fn inherit(
     baseline: Option<&CudaBaseline>,
 ) -> Result<Inheritance, KernelError> {
     let mut found = Found { epoch: kernel.epoch(), fresh: kernel.is_fresh(), ..Found::default() };
+    found.recorded = kernel.is_recorded()?;
     if found.fresh {
         return Ok(Inheritance::new(&found, baseline));
     }
