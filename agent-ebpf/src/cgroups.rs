@@ -8,7 +8,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::cty::c_void;
 use aya_ebpf::helpers::generated::bpf_probe_read_kernel_str;
 
-use crate::maps::{CGROUPS, NEW_CGROUP, OFFSETS};
+use crate::maps::{CGROUPS, NO_CGROUP, OFFSETS};
 use crate::{loss, task};
 
 /// Id of the root, which says nothing about anybody.
@@ -21,14 +21,18 @@ pub(crate) fn remember<C: EbpfContext>(ctx: &C, id: u64, tgid: u32) {
     if id <= ROOT || CGROUPS.get_ptr(id).is_some() {
         return;
     }
-    let Some(group) = NEW_CGROUP.get_ptr_mut(0) else { return };
-    if !read(group) {
+    let Some(none) = NO_CGROUP.get_ptr(0) else { return };
+    // SAFETY: `none` is a map value that nobody writes.
+    let none = unsafe { &*none };
+    if CGROUPS.insert(id, none, u64::from(BPF_NOEXIST)).is_err() {
+        if CGROUPS.get_ptr(id).is_none() {
+            loss::count(ctx, Loss::Cgroups, tgid);
+        }
         return;
     }
-    // SAFETY: `group` is a map value of this CPU, which the program keeps until it is done.
-    let names = unsafe { &*group };
-    if CGROUPS.insert(id, names, u64::from(BPF_NOEXIST)).is_err() && CGROUPS.get_ptr(id).is_none() {
-        loss::count(ctx, Loss::Cgroups, tgid);
+    let Some(group) = CGROUPS.get_ptr_mut(id) else { return };
+    if !read(group) {
+        let _ = CGROUPS.remove(id);
     }
 }
 

@@ -15,7 +15,7 @@ use core::mem::size_of;
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
 /// a counter counts. An agent goes on with maps of its own number only, and puts its own programs in
 /// the place of those of another build. [`layout`] has the check that a change gets a number.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.

@@ -8,7 +8,7 @@ use agent_ebpf::keys::{ContextKey, DeviceKey, Live, LiveKey, Part, Thread};
 use agent_ebpf::{Cgroup, LOSSES, OWNERSHIPS, Offsets, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
-use aya_ebpf::maps::{Array, HashMap, PerCpuArray, RingBuf};
+use aya_ebpf::maps::{Array, HashMap, RingBuf};
 
 /// Counts by tgid. Not LRU, which evicts live entries long before it is full. Full: calls count in
 /// `OVERFLOW` and in `LOST`.
@@ -91,9 +91,10 @@ pub(crate) static OWNER: Array<u64> = Array::with_max_entries(OWNERSHIPS as u32,
 #[map]
 pub(crate) static CGROUPS: HashMap<u64, Cgroup> = HashMap::with_max_entries(512, 0);
 
-/// Where one is put together: it is larger than the stack of a program.
+/// What is put there before the names are read: it is larger than the stack of a program, and a program
+/// may be preempted, so that nothing can be put together elsewhere. Never written.
 #[map]
-pub(crate) static NEW_CGROUP: PerCpuArray<Cgroup> = PerCpuArray::with_max_entries(1, 0);
+pub(crate) static NO_CGROUP: Array<Cgroup> = Array::with_max_entries(1, 0);
 
 /// Set by user space from the BTF of the running kernel.
 #[unsafe(no_mangle)]

@@ -22,7 +22,7 @@ const SECRETS: [&str; 3] = ["environ", "cmdline", "mem"];
 
 #[test]
 fn no_secret_of_any_process_is_opened() {
-    let mut node = Setup::gpus(1).make();
+    let mut node = Setup::gpus(1).with(|it| it.config.cuda.max_libraries_per_tenant = 8).make();
     let (copy, library) = tenant_with_a_copy(&node);
     let trace = node.folder().join("strace");
     let mut strace = Command::new(installed("strace", "strace"));
@@ -65,7 +65,7 @@ fn a_secret_would_be_noticed() {
 
 #[test]
 fn two_capabilities_count_exactly_and_say_what_they_do_not_show() {
-    let mut node = Setup::gpus(1).make();
+    let mut node = Setup::gpus(1).with(|it| it.config.cuda.max_libraries_per_tenant = 8).make();
     let (_copy, library) = tenant_with_a_copy(&node);
     start_as_nobody(&mut node, "+bpf,+perfmon");
     let truth = node.tenant("t", &["--rounds=20", "--threads=2", "--launches=3000"]).finish();
@@ -85,7 +85,7 @@ fn two_capabilities_count_exactly_and_say_what_they_do_not_show() {
 
 #[test]
 fn two_more_capabilities_find_copies() {
-    let mut node = Setup::gpus(1).make();
+    let mut node = Setup::gpus(1).with(|it| it.config.cuda.max_libraries_per_tenant = 8).make();
     let (_copy, library) = tenant_with_a_copy(&node);
     start_as_nobody(&mut node, "+bpf,+perfmon,+sys_ptrace,+checkpoint_restore");
     finds(&node, &library);

@@ -23,7 +23,9 @@ const MUCH_LATER_NS: u64 = 70_000_000_000;
 
 /// A tracer that knows of no driver but what processes show.
 fn tracer(caps: impl FnOnce(&mut config::Cuda)) -> Tracer {
-    let mut config = Node::without_driver().config(64, None);
+    let max_libraries_per_tenant = config::Cuda::default().max_libraries_per_tenant;
+    let mut config =
+        config::Cuda { max_libraries_per_tenant, ..Node::without_driver().config(64, None) };
     caps(&mut config);
     Tracer::start(&config, Path::new("/proc"))
 }
@@ -236,7 +238,8 @@ fn a_tenant_at_its_cap_gets_no_more_and_a_file_that_is_free_makes_room() {
 fn the_configured_driver_has_room_whatever_tenants_map() {
     let node = Node::without_driver();
     let other = Node::new(Build::Push);
-    let config = config::Cuda { max_libraries: 1, ..node.config(64, None) };
+    let config =
+        config::Cuda { max_libraries: 1, max_libraries_per_tenant: 1, ..node.config(64, None) };
     let _workload = Workload::on_gpu(other.folder(), &other.library(), "--hold");
     let mut tracer = Tracer::start(&config, Path::new("/proc"));
     found(&mut tracer, |it| is_hooked(it, &other.library()));

@@ -121,7 +121,15 @@ impl Node {
     pub(crate) fn config(&self, max_processes: u32, pin_root: Option<&Path>) -> config::Cuda {
         let libraries = vec![self.library()];
         let pin_root = pin_root.map(Path::to_owned);
-        config::Cuda { libraries, max_processes, pin_root, budget: None, ..config::Cuda::default() }
+        config::Cuda {
+            libraries,
+            max_processes,
+            pin_root,
+            budget: None,
+            // The drivers of other tests are left alone.
+            max_libraries_per_tenant: 0,
+            ..config::Cuda::default()
+        }
     }
 
     /// Starts a workload on this node's driver; it is ready when this returns.

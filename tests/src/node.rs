@@ -62,6 +62,8 @@ impl Setup {
         config.collector.address = String::new();
         // Nodes of other tests run beside this one.
         config.cuda.pin_root = PathBuf::new();
+        // So are their drivers.
+        config.cuda.max_libraries_per_tenant = 0;
         // Counts are compared to the last call: none is estimated.
         config.cuda.budget_percent = 100.0;
         config.http.listen = format!("127.0.0.1:{}", ports::free());

@@ -37,7 +37,7 @@ fn it_comes_up_and_leaves_nothing_behind() {
     let offer = demo.wait_for("free");
     assert!(!offer.is_empty(), "the GPU that nobody holds is offered");
     if geteuid().is_root() {
-        let launches = "gleaner_tenant_cuda_launches_total{tenant=\"train-llm\"}";
+        let launches = "gleaner_tenant_cuda_launches_total{tenant=\"train-llm\"";
         until(|| get(&page, "/metrics"), |it| it.contains(launches));
         demo.a_killed_tenant_frees_its_gpu();
     }

@@ -457,8 +457,17 @@ impl Kernel {
         let ids: Vec<u64> = self.cgroups.keys().collect::<Result<_, _>>()?;
         let mut cgroups = Vec::with_capacity(ids.len());
         for id in ids {
-            cgroups.push((id, self.cgroups.get(&id, 0)?));
-            self.cgroups.remove(&id)?;
+            match self.cgroups.get(&id, 0) {
+                // Its names are being read.
+                Ok(group) if group.levels == 0 => {}
+                Ok(group) => {
+                    cgroups.push((id, group));
+                    self.cgroups.remove(&id)?;
+                }
+                // They could not be read.
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
         Ok(cgroups)
     }
@@ -747,9 +756,7 @@ pub(super) fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<Map, KernelErr
 
 pub(super) fn descriptor(map: &Map) -> Option<BorrowedFd<'_>> {
     match map {
-        Map::Array(data) | Map::HashMap(data) | Map::PerCpuArray(data) | Map::RingBuf(data) => {
-            Some(data.fd().as_fd())
-        }
+        Map::Array(data) | Map::HashMap(data) | Map::RingBuf(data) => Some(data.fd().as_fd()),
         _ => None,
     }
 }

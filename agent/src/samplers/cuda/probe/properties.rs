@@ -45,8 +45,10 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
 
 /// Judged by operands, which is another way than the one that is tested.
 fn keeps_call(it: &iced_x86::Instruction) -> bool {
-    let only_reads =
-        matches!(it.mnemonic(), Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Bt);
+    let only_reads = matches!(
+        it.mnemonic(),
+        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Reservednop | Mnemonic::Bt
+    );
     let writes_argument = it.op_count() > 0
         && it.op0_kind() == OpKind::Register
         && ARGUMENTS.contains(&it.op0_register().full_register())
