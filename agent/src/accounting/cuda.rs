@@ -142,13 +142,6 @@ impl CudaMeter {
         let before = self.seen.get(&id).map(|it| it.holder.clone());
         // Its user may have changed with the program, its group has not.
         let now = next.holders.get(&id).filter(|it| it.kind != HolderKind::User).cloned();
-        // Its last counts may lack estimates that were in earlier ones: nothing was started anew.
-        let program = match self.seen.get(&id) {
-            Some(seen) => {
-                &CudaProcess { counts: program.counts.at_least(&seen.counts), ..program.clone() }
-            }
-            None => program,
-        };
         self.count(id, program, before.or(now).as_ref(), next);
         if let Some(mut seen) = self.seen.remove(&id) {
             seen.settle(&mut self.open);
@@ -258,13 +251,9 @@ impl Seen {
     /// What came on top, by the device that the process names. What it does not name is in
     /// `unplaced`, unless it uses several devices: then the driver's list does not tell either.
     fn advance(&mut self, program: &CudaProcess) -> Vec<(CudaDevice, CudaCounts)> {
-        // Totals go back only where the tracer had to start anew, and then all of them are new.
-        if !self.counts.since(&program.counts).is_zero() {
-            self.counts = CudaCounts::default();
-            self.elsewhere.clear();
-        }
+        // A count may be read a little lower than before, as time is: nothing was started anew.
         let mut rest = program.counts.since(&self.counts);
-        self.counts = program.counts;
+        self.counts = self.counts.at_least(&program.counts);
         self.estimated = program.estimated;
         let mut parts = Vec::new();
         for (device, counts) in &program.elsewhere {
@@ -328,7 +317,9 @@ mod tests {
     use super::{CudaMeter, user};
     use crate::attribution::fixtures;
     use crate::model::ids::{DeviceId, Holder};
-    use crate::model::readings::{CudaDevice, CudaMemory, CudaProcess, Readings, Sampling};
+    use crate::model::readings::{
+        Counter, CudaDevice, CudaMemory, CudaProcess, Readings, Sampling,
+    };
     use crate::model::units::BootNs;
 
     /// Ticks a second apart, each changed by a step; gives (holder, launches, on one device).
@@ -394,15 +385,31 @@ mod tests {
     #[test]
     fn a_restarted_tracer_counts_from_zero() {
         let off = |it: &mut Readings| it.cuda.tracing.on = false;
-        let launch = |count| {
+        let launch = |epoch, count| {
             move |it: &mut Readings| {
                 fixtures::hold(it, 0, 10, None);
                 fixtures::hold(it, 1, 10, None);
                 fixtures::trace(it, 10, count);
+                it.cuda.lineage.epoch = epoch;
             }
         };
-        check(&[&launch(5), &off, &launch(2)], &[("unit-10", 7, false)]);
-        check(&[&launch(5), &off, &launch(6)], &[("unit-10", 6, false)]);
+        check(&[&launch(1, 5), &off, &launch(2, 2)], &[("unit-10", 7, false)]);
+        check(&[&launch(1, 5), &off, &launch(2, 6)], &[("unit-10", 11, false)]);
+        check(&[&launch(1, 5), &off, &launch(1, 6)], &[("unit-10", 6, false)]);
+    }
+
+    #[test]
+    fn a_count_that_is_lower_than_before_adds_nothing_and_takes_nothing_back() {
+        let read = |launches, busy| {
+            move |it: &mut Readings| {
+                fixtures::hold(it, 0, 10, None);
+                fixtures::trace(it, 10, launches);
+                let process = it.cuda.processes.get_mut(&fixtures::process(10)).unwrap();
+                process.counts[Counter::BusyUpperNs] = busy;
+            }
+        };
+        check(&[&read(1_000, 500), &read(1_001, 499)], &[("unit-10", 1_001, true)]);
+        check(&[&read(50, 0), &read(48, 0), &read(51, 0)], &[("unit-10", 51, true)]);
     }
 
     #[test]

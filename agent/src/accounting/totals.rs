@@ -2,7 +2,7 @@
 //! over a restart of the agent, and over a pause of tracing, each call counts once.
 
 use super::cuda::{CudaMeter, Seen};
-use crate::model::ids::{Holder, HolderKind};
+use crate::model::ids::{Holder, HolderKind, ProcessId};
 use crate::model::readings::{CudaCounts, Readings};
 use crate::model::units::BootNs;
 use crate::model::usage::{Accounted, CudaBaseline};
@@ -66,7 +66,9 @@ impl CudaMeter {
             elsewhere: it.elsewhere,
             ..Seen::new(it.holder)
         };
-        self.seen = baseline.processes.into_iter().map(|(id, it)| (id, seen(it))).collect();
+        let known =
+            baseline.processes.into_iter().filter(|(id, it)| goes_on(*id, &it.counts, next));
+        self.seen = known.map(|(id, it)| (id, seen(it))).collect();
     }
 
     /// What was counted before may be in records of another spool: only what comes is counted.
@@ -110,6 +112,14 @@ impl CudaMeter {
             overflow: self.totals.overflow,
         }
     }
+}
+
+/// Whether a program of which records know these counts is in a reading. One that has less is
+/// another program of the same process.
+fn goes_on(id: ProcessId, counts: &CudaCounts, next: &Readings) -> bool {
+    let left = next.cuda.replaced.iter().filter(|it| it.0 == id).map(|it| &it.1);
+    let mut programs = left.chain(next.cuda.processes.get(&id));
+    programs.any(|it| it.counts.covers(counts))
 }
 
 /// To whom calls belong that lost their owner.
@@ -185,6 +195,21 @@ mod tests {
         check(|it| it.cuda.overflow = fixtures::launched(5), &[(holder(), 4), (nobody(), 3)]);
         // Gone from /proc: it still belongs to who it was.
         check(|it| it.holders.clear(), &[(holder(), 4)]);
+    }
+
+    #[test]
+    fn another_program_than_the_one_that_records_know_counts_from_zero() {
+        let holder = || fixtures::holder("unit-10");
+        let run = |it: &mut Readings, launches| fixtures::trace(it, 10, launches);
+        check(|it| run(it, 3), &[(holder(), 3)]);
+        check(
+            |it| {
+                let left = fixtures::cuda_process(1_000, fixtures::launched(7));
+                it.cuda.replaced = vec![(fixtures::process(10), left)];
+                run(it, 3);
+            },
+            &[(holder(), 2), (holder(), 3)],
+        );
     }
 
     #[test]

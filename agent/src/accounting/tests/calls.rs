@@ -109,6 +109,8 @@ struct World {
     /// Time for which hooks were on.
     watched: u64,
     was_on: bool,
+    /// Which set of counts goes on.
+    epoch: u64,
 }
 
 fn uuid(device: u8) -> [u8; 16] {
@@ -126,6 +128,7 @@ impl World {
         self.at += 1_000;
         if tick.tracer == Tracer::Restarted && self.was_on {
             self.programs.values_mut().for_each(|it| it.counts.clear());
+            self.epoch += 1;
         } else {
             tick.works.iter().for_each(|it| self.work(it));
         }
@@ -141,6 +144,7 @@ impl World {
         readings.cuda.tracing.sampling = (tick.tracer == Tracer::Sampled)
             .then(|| Sampling { factor: 4.0, reason: String::new() });
         if on {
+            readings.cuda.lineage.epoch = self.epoch;
             self.tell(&mut readings);
         }
         if tick.resolved {
@@ -216,7 +220,7 @@ proptest! {
     ) {
         // What is counted while it is off is said when it is on again.
         ticks.push(Tick { works: Vec::new(), tracer: Tracer::On, ..ticks[0].clone() });
-        let mut world = World::default();
+        let mut world = World { epoch: 1, ..World::default() };
         let mut meter = CudaMeter::default();
         let mut previous = None;
         let mut counted: BTreeMap<DeviceId, CudaCounts> = BTreeMap::new();
