@@ -19,7 +19,8 @@ pub fn real_ns() -> i64 {
     i64::try_from(nanoseconds(ClockId::CLOCK_REALTIME)).unwrap_or(i64::MAX)
 }
 
-/// CPU time that all threads of a process have used; `None` = there is no such process.
+/// CPU time that all threads of a process have used, up to the scheduler's last tick for those that
+/// run now; `None` = there is no such process.
 #[must_use]
 pub fn process_cpu_ns(tgid: u32) -> Option<u64> {
     let process = nix::unistd::Pid::from_raw(i32::try_from(tgid).ok()?);
@@ -27,6 +28,12 @@ pub fn process_cpu_ns(tgid: u32) -> Option<u64> {
     let used = clock_gettime(clock).ok()?;
     let seconds = u64::try_from(used.tv_sec()).ok()?;
     Some(seconds * 1_000_000_000 + u64::try_from(used.tv_nsec()).ok()?)
+}
+
+/// CPU time of this thread, exactly.
+#[must_use]
+pub fn thread_cpu_ns() -> u64 {
+    nanoseconds(ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// The time of day, for people, that it is after `wait`.

@@ -98,12 +98,17 @@ impl Cuda {
         Some(result)
     }
 
-    /// The same for launches only, at next to no cost besides theirs: as many as are counted at once.
-    pub(crate) fn launch_batch(&self, caller: &Caller<'_>) -> bool {
+    /// The same for launches only, each after so much work, at next to no cost besides theirs: as many
+    /// as are counted at once.
+    pub(crate) fn launch_batch(&self, caller: &Caller<'_>, work_ns: u64) -> bool {
         let Some(entry) = self.entry(LAUNCH_KERNEL.symbol) else { return false };
         let _call = self.begin(caller);
         let failed = caller.with_words(&LAUNCH_KERNEL, |words| {
-            (0..BATCH).filter(|_| entry.call(words) != 0).count() as u64
+            let fails = |_: &u64| {
+                compute(work_ns);
+                entry.call(words) != 0
+            };
+            (0..BATCH).filter(fails).count() as u64
         });
         let outcome =
             |calls, result| Outcome { calls, result, asked_bytes: 0, bytes: 0, freed: None };
@@ -192,5 +197,13 @@ fn taken(effect: Effect, caller: &Caller<'_>, words: &Words) -> Option<(u64, Kin
         Effect::TakePitched(slot, _) => Some((caller.held(slot), Kind::Device)),
         Effect::TakeOwn(_) => Some((words[0], Kind::Host)),
         Effect::Ask(_) | Effect::Free => None,
+    }
+}
+
+/// Multiplications that wait for each other: three cycles each.
+fn compute(times: u64) {
+    let mut value = times;
+    for _ in 0..times {
+        value = std::hint::black_box(value.wrapping_mul(0x9e37_79b9_7f4a_7c15));
     }
 }

@@ -31,6 +31,8 @@ pub(crate) enum Line {
     Slice {
         boot_ns: u64,
         nanoseconds: u64,
+        /// CPU time of the process in it.
+        cpu_ns: u64,
         launches: u64,
         per_second: u64,
     },

@@ -38,6 +38,10 @@ pub(crate) struct Options {
     /// Kernels take no time unless `--kernel-us` says so.
     #[arg(long, value_parser = length)]
     pub(crate) flat_out: Option<Duration>,
+    /// With `--flat-out`: compute for about so many nanoseconds (at 3 GHz) before each launch. It is
+    /// the same work on every run and whatever else runs on the machine.
+    #[arg(long, default_value_t = 0, requires = "flat_out")]
+    pub(crate) work_ns: u64,
     /// How long each kernel runs; 0 = as long as the stand-in's scenario says.
     #[arg(long, default_value_t = 0)]
     pub(crate) kernel_us: u32,

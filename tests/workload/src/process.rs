@@ -234,12 +234,13 @@ fn check_patch(main: &Caller<'_>) -> Line {
 struct Slices {
     began: Option<Instant>,
     launches: u64,
+    cpu_ns: u64,
 }
 
 impl Slices {
     fn new(job: &Job<'_>) -> Self {
         let launches = job.cuda.calls("cuLaunchKernel");
-        Self { began: job.options.flat_out.map(|_| now()), launches }
+        Self { began: job.options.flat_out.map(|_| now()), launches, cpu_ns: 0 }
     }
 
     fn tell(&mut self, job: &Job<'_>) -> anyhow::Result<()> {
@@ -252,11 +253,14 @@ impl Slices {
         let before = std::mem::replace(&mut self.launches, job.cuda.calls("cuLaunchKernel"));
         self.began = Some(now);
         let launches = self.launches - before;
+        let cpu_now = cpu_ns()?;
+        let cpu_ns = cpu_now - std::mem::replace(&mut self.cpu_ns, cpu_now);
         // Nanoseconds are few enough, and launches too.
         let per_second = u128::from(launches) * 1_000_000_000 / u128::from(nanoseconds);
         print(&Line::Slice {
             boot_ns: boot_ns()?,
             nanoseconds,
+            cpu_ns,
             launches,
             per_second: u64::try_from(per_second)?,
         })
@@ -264,7 +268,16 @@ impl Slices {
 }
 
 fn boot_ns() -> anyhow::Result<u64> {
-    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME)?;
+    clock_ns(nix::time::ClockId::CLOCK_BOOTTIME)
+}
+
+/// Of all threads.
+fn cpu_ns() -> anyhow::Result<u64> {
+    clock_ns(nix::time::ClockId::CLOCK_PROCESS_CPUTIME_ID)
+}
+
+fn clock_ns(clock: nix::time::ClockId) -> anyhow::Result<u64> {
+    let now = nix::time::clock_gettime(clock)?;
     Ok(u64::try_from(Duration::from(now).as_nanos())?)
 }
 

@@ -45,7 +45,8 @@ impl Job<'_> {
         }
         if let Some(length) = self.options.flat_out {
             let end = now() + length;
-            while !self.stopped() && now() < end && self.cuda.launch_batch(&caller) {}
+            let work = self.options.work_ns;
+            while !self.stopped() && now() < end && self.cuda.launch_batch(&caller, work) {}
         }
         Ok(())
     }

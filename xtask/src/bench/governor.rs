@@ -1,8 +1,13 @@
 //! What tracing costs a process that launches as fast as it can, and how near its counts are.
 //!
-//! The process runs by turns alone, with an agent that keeps the default budget, and with one that
-//! has no bound. The machine's own speed drifts: a run with an agent is compared with the runs alone
-//! before and after it, and how much those differ from each other is a row of its own.
+//! Two such processes: one that works a little between two launches, as everything that calls the
+//! real driver does, and one that does nothing but call a stand-in that does nothing, which nothing
+//! real comes near to. Each runs by turns alone, with an agent that has no bound, and with one that
+//! keeps the default budget. The machine's own speed drifts: a run with an agent is compared with the
+//! runs alone before and after it, and how much those differ from each other is a row of its own.
+//!
+//! A slow-down is in launches per second of the process's own CPU time, into which hits go and what
+//! others do on the machine does not; and, as far as the machine is quiet, in launches per second.
 
 use std::path::PathBuf;
 use std::process::Command;
@@ -26,6 +31,8 @@ const BUDGET_PERCENT: f64 = 1.0;
 const WARM_UP: Duration = Duration::from_secs(10);
 const WINDOW: Duration = Duration::from_secs(10);
 const WINDOWS: u32 = 3;
+/// Work between two launches, in what the workload takes for nanoseconds: about a million a second.
+const LOADS: [(&str, u64); 2] = [("1 M/s", 800), ("flat out", 0)];
 /// Alone and without a bound there is nothing to settle.
 const SHORT_WARM_UP: Duration = Duration::from_secs(2);
 
@@ -38,19 +45,16 @@ pub(super) fn run() -> anyhow::Result<Vec<Row>> {
     build()?;
     let folder = Folder::make("bench")?;
     let node = Node::make(&folder, &built(), 1, "")?;
-    let stage = Stage { folder, node };
-    let mut found = Found::default();
-    found.alone.push(stage.alone()?);
+    let mut found = LOADS.map(|_| Found::default());
+    let stages = LOADS.map(|(_, work_ns)| Stage { folder: &folder, node: &node, work_ns });
     for round in 1..=ROUNDS {
-        eprintln!("round {round} of {ROUNDS}, two minutes each");
-        let unbounded = stage.traced(100.0, SHORT_WARM_UP, 1)?;
-        found.alone.push(stage.alone()?);
-        found.unbounded.push((unbounded, found.baseline()));
-        let bounded = stage.traced(BUDGET_PERCENT, WARM_UP, WINDOWS)?;
-        found.alone.push(stage.alone()?);
-        found.bounded.push((bounded, found.baseline()));
+        eprintln!("round {round} of {ROUNDS}, three minutes each");
+        for (stage, found) in stages.iter().zip(&mut found) {
+            stage.round(found)?;
+        }
     }
-    found.rows()
+    let rows = LOADS.iter().zip(&found).map(|((name, _), found)| found.rows(name));
+    Ok(rows.collect::<anyhow::Result<Vec<_>>>()?.concat())
 }
 
 fn built() -> PathBuf {
@@ -66,16 +70,16 @@ fn build() -> anyhow::Result<()> {
     progress::build("agent and the stand-ins, for release", cargo)
 }
 
-struct Stage {
-    folder: Folder,
-    node: Node,
+struct Stage<'a> {
+    folder: &'a Folder,
+    node: &'a Node,
+    work_ns: u64,
 }
 
 /// One run with an agent.
 #[derive(Clone, Debug)]
 struct Traced {
-    /// Launches per second in each window.
-    windows: Vec<f64>,
+    windows: Vec<Rate>,
     launches: f64,
     counted: f64,
     factor: f64,
@@ -87,15 +91,27 @@ struct Traced {
 enum Line {
     Slice {
         nanoseconds: f64,
+        cpu_ns: f64,
         launches: f64,
     },
     #[serde(other)]
     Other,
 }
 
-impl Stage {
-    /// Launches per second without an agent.
-    fn alone(&self) -> anyhow::Result<f64> {
+impl Stage<'_> {
+    fn round(&self, found: &mut Found) -> anyhow::Result<()> {
+        found.alone.push(self.alone()?);
+        let unbounded = self.traced(100.0, SHORT_WARM_UP, 1)?;
+        found.alone.push(self.alone()?);
+        found.unbounded.push((unbounded, found.baseline()));
+        let bounded = self.traced(BUDGET_PERCENT, WARM_UP, WINDOWS)?;
+        found.alone.push(self.alone()?);
+        found.bounded.push((bounded, found.baseline()));
+        Ok(())
+    }
+
+    /// Without an agent.
+    fn alone(&self) -> anyhow::Result<Rate> {
         let slices = self.work(SHORT_WARM_UP + WINDOW)?;
         windows(&slices, SHORT_WARM_UP, 1).pop().context("the workload told no rate")
     }
@@ -136,6 +152,7 @@ impl Stage {
         let mut command = Command::new(built().join("workload"));
         command.arg("--library").arg(&self.node.cuda);
         command.arg(format!("--flat-out={}s", length.as_secs()));
+        command.arg(format!("--work-ns={}", self.work_ns));
         let said = shell::output(command)?;
         let slices: Vec<Slice> = said.lines().filter_map(slice).collect();
         anyhow::ensure!(!slices.is_empty(), "the workload told no rate:\n{said}");
@@ -146,21 +163,36 @@ impl Stage {
 #[derive(Clone, Copy, Debug)]
 struct Slice {
     seconds: f64,
+    cpu_seconds: f64,
     launches: f64,
+}
+
+/// Launches per second of the clock, and of the process's CPU time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Rate {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Slice {
+    fn rate(self) -> Rate {
+        Rate { wall: self.launches / self.seconds, cpu: self.launches / self.cpu_seconds }
+    }
 }
 
 fn slice(line: &str) -> Option<Slice> {
     match serde_json::from_str(line) {
-        Ok(Line::Slice { nanoseconds, launches }) => {
-            Some(Slice { seconds: nanoseconds / 1e9, launches })
+        Ok(Line::Slice { nanoseconds, cpu_ns, launches }) => {
+            Some(Slice { seconds: nanoseconds / 1e9, cpu_seconds: cpu_ns / 1e9, launches })
         }
         _ => None,
     }
 }
 
-/// Launches per second in `count` windows after the warm-up.
-fn windows(slices: &[Slice], warm_up: Duration, count: u32) -> Vec<f64> {
-    let mut sums = vec![Slice { seconds: 0.0, launches: 0.0 }; count as usize];
+/// Rates in `count` windows after the warm-up.
+fn windows(slices: &[Slice], warm_up: Duration, count: u32) -> Vec<Rate> {
+    let none = Slice { seconds: 0.0, cpu_seconds: 0.0, launches: 0.0 };
+    let mut sums = vec![none; count as usize];
     let mut at = 0.0;
     for it in slices {
         let place = (at - warm_up.as_secs_f64()) / WINDOW.as_secs_f64();
@@ -170,10 +202,11 @@ fn windows(slices: &[Slice], warm_up: Duration, count: u32) -> Vec<f64> {
         {
             let sum = &mut sums[sum as usize];
             sum.seconds += it.seconds;
+            sum.cpu_seconds += it.cpu_seconds;
             sum.launches += it.launches;
         }
     }
-    sums.iter().filter(|it| it.seconds > 0.0).map(|it| it.launches / it.seconds).collect()
+    sums.into_iter().filter(|it| it.seconds > 0.0).map(Slice::rate).collect()
 }
 
 fn wait_for(agent: &mut Process, port: u16) -> anyhow::Result<()> {
@@ -207,64 +240,85 @@ fn value(text: &str, family: &str) -> Option<f64> {
 /// All rounds: each run with an agent beside the rate alone at that time.
 #[derive(Debug, Default)]
 struct Found {
-    alone: Vec<f64>,
-    unbounded: Vec<(Traced, f64)>,
-    bounded: Vec<(Traced, f64)>,
+    alone: Vec<Rate>,
+    unbounded: Vec<(Traced, Rate)>,
+    bounded: Vec<(Traced, Rate)>,
 }
 
 impl Found {
     /// Mean of the last two runs alone.
-    fn baseline(&self) -> f64 {
+    fn baseline(&self) -> Rate {
         match self.alone.as_slice() {
-            [.., before, after] => f64::midpoint(*before, *after),
+            [.., before, after] => Rate {
+                wall: f64::midpoint(before.wall, after.wall),
+                cpu: f64::midpoint(before.cpu, after.cpu),
+            },
             [only] => *only,
-            [] => f64::NAN,
+            [] => Rate { wall: f64::NAN, cpu: f64::NAN },
         }
     }
 
-    fn rows(&self) -> anyhow::Result<Vec<Row>> {
-        let alone = median(self.alone.clone()).context("nothing was measured")?;
-        let drift = self.alone.windows(2).map(|it| percent(it[0].max(it[1]), it[0].min(it[1])));
+    fn rows(&self, load: &str) -> anyhow::Result<Vec<Row>> {
+        let row = |what: &str, value, unit| Row::new(&format!("{load}, {what}"), value, unit);
+        let drift = self.alone.windows(2).map(|it| off(it[0].cpu, it[1].cpu).abs());
         let mut rows = vec![
-            Row::new("launches a second, alone", alone / 1e6, "million"),
-            Row::new("two runs alone, one after the other: median", of(drift.clone())?, "%"),
-            Row::new("two runs alone, one after the other: worst", worst(drift)?, "%"),
+            row(
+                "alone: launches a second",
+                of(self.alone.iter().map(|it| it.wall))? / 1e6,
+                "million",
+            ),
+            row(
+                "alone: launches a CPU second",
+                of(self.alone.iter().map(|it| it.cpu))? / 1e6,
+                "million",
+            ),
+            row("alone: two runs differ by, median", of(drift.clone())?, "%"),
+            row("alone: two runs differ by, worst", worst(drift)?, "%"),
         ];
-        for (name, runs, bounded) in
-            [("no bound", &self.unbounded, false), ("budget 1 %", &self.bounded, true)]
-        {
-            let slow = runs
-                .iter()
-                .flat_map(|(it, alone)| it.windows.iter().map(move |rate| percent(*alone, *rate)));
-            let error = runs.iter().map(|(it, _)| percent(it.launches, it.counted).abs());
-            let row = |what: &str, value, unit| Row::new(&format!("{name}: {what}"), value, unit);
-            let median_slow = row("slow-down, median of 10 s windows", of(slow.clone())?, "%");
-            let worst_slow = row("slow-down, worst window", worst(slow)?, "%");
-            let median_error =
-                row("counted launches off the truth, median", of(error.clone())?, "%");
-            let worst_error = row("counted launches off the truth, worst", worst(error)?, "%");
-            let factor = of(runs.iter().map(|(it, _)| it.factor))?;
-            rows.extend(if bounded {
-                [
-                    median_slow.value_at_most(BUDGET_PERCENT),
-                    worst_slow.value_at_most(BUDGET_PERCENT),
-                    median_error.value_at_most(5.0),
-                    worst_error.value_at_most(5.0),
-                    row("counts scaled by", factor, "times"),
-                    row("time watched", 100.0 / factor, "%"),
-                ]
-                .to_vec()
-            } else {
-                vec![median_slow, worst_slow, median_error, worst_error]
-            });
-        }
+        rows.extend(traced_rows(&format!("{load}, no bound"), &self.unbounded)?);
+        rows.extend(bounded_rows(&format!("{load}, budget 1 %"), &self.bounded)?);
         Ok(rows)
     }
 }
 
-/// How much less than `whole` something is.
-fn percent(whole: f64, part: f64) -> f64 {
-    (1.0 - part / whole) * 100.0
+/// Slow-down and error of runs with an agent.
+fn traced_rows(name: &str, runs: &[(Traced, Rate)]) -> anyhow::Result<Vec<Row>> {
+    let row = |what: &str, value, unit| Row::new(&format!("{name}: {what}"), value, unit);
+    let slow = |rate: fn(&Rate) -> f64| {
+        runs.iter().flat_map(move |(it, alone)| {
+            it.windows.iter().map(move |window| -off(rate(alone), rate(window)))
+        })
+    };
+    let error = runs.iter().map(|(it, _)| off(it.launches, it.counted));
+    Ok(vec![
+        row("slow-down of a 10 s window by CPU time, median", of(slow(|it| it.cpu))?, "%"),
+        row("slow-down of a 10 s window by CPU time, worst", worst(slow(|it| it.cpu))?, "%"),
+        row("slow-down of a 10 s window by the clock, median", of(slow(|it| it.wall))?, "%"),
+        row("launches made, median", of(runs.iter().map(|(it, _)| it.launches))? / 1e6, "million"),
+        row(
+            "launches counted, median",
+            of(runs.iter().map(|(it, _)| it.counted))? / 1e6,
+            "million",
+        ),
+        row("counted off the truth, median", of(error.clone())?, "%"),
+        row("counted off the truth, worst", worst(error.map(f64::abs))?, "%"),
+    ])
+}
+
+fn bounded_rows(name: &str, runs: &[(Traced, Rate)]) -> anyhow::Result<Vec<Row>> {
+    let mut rows = traced_rows(name, runs)?;
+    let factor = of(runs.iter().map(|(it, _)| it.factor))?;
+    rows[0] = rows[0].clone().value_at_most(BUDGET_PERCENT);
+    rows[1] = rows[1].clone().value_at_most(BUDGET_PERCENT);
+    rows[6] = rows[6].clone().value_at_most(5.0);
+    rows.push(Row::new(&format!("{name}: counts scaled by"), factor, "times"));
+    rows.push(Row::new(&format!("{name}: time watched"), 100.0 / factor, "%"));
+    Ok(rows)
+}
+
+/// How far a value is above what it should be.
+fn off(should: f64, is: f64) -> f64 {
+    (is / should - 1.0) * 100.0
 }
 
 fn of(values: impl Iterator<Item = f64>) -> anyhow::Result<f64> {
@@ -282,14 +336,15 @@ fn median(mut values: Vec<f64>) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Slice, value, windows};
+    use super::{Rate, Slice, value, windows};
     use std::time::Duration;
 
     #[test]
     fn windows_begin_after_the_warm_up() {
-        let slice = |launches| Slice { seconds: 1.0, launches };
+        let slice = |launches| Slice { seconds: 1.0, cpu_seconds: 0.5, launches };
         let slices: Vec<_> = (0..32).map(|at| slice(if at < 12 { 5.0 } else { 7.0 })).collect();
-        assert_eq!(windows(&slices, Duration::from_secs(2), 3), [5.0, 7.0, 7.0]);
+        let rates = [5.0, 7.0, 7.0].map(|wall| Rate { wall, cpu: 2.0 * wall });
+        assert_eq!(windows(&slices, Duration::from_secs(2), 3), rates);
     }
 
     #[test]

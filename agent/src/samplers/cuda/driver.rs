@@ -372,14 +372,14 @@ impl Kernel {
     }
 
     /// What the governor's thread needs; `None` where hooks cannot be taken off quickly.
-    pub(crate) fn hands(&self, ticks_per_second: u64) -> Result<Option<Hands>, KernelError> {
+    pub(crate) fn hands(&self, proc: &Proc) -> Result<Option<Hands>, KernelError> {
         let Some(programs) = &self.multi else { return Ok(None) };
         Ok(Some(Hands {
             programs: Arc::clone(programs),
             rows: RowReader::new(&self.counters)?,
             gates: array(&self.gates)?,
             refused: array(&self.refused)?,
-            ticks_per_second,
+            proc: proc.clone(),
         }))
     }
 

@@ -14,10 +14,10 @@ use crate::samplers::process::driver::Proc;
 
 /// `None` = nothing is bounded: the configuration says so, or this kernel cannot take hooks off
 /// quickly.
-pub(super) fn start(config: &config::Cuda, kernel: &Kernel) -> Option<Governing> {
+pub(super) fn start(config: &config::Cuda, kernel: &Kernel, proc: &Proc) -> Option<Governing> {
     let share = u64::try_from(config.budget?.as_micros()).unwrap_or(u64::MAX);
     let budget = Budget { share, cpus: Proc::cpus() };
-    let hands = match kernel.hands(Proc::ticks_per_second()) {
+    let hands = match kernel.hands(proc) {
         Ok(Some(hands)) => hands,
         Ok(None) => {
             tracing::warn!(
@@ -102,7 +102,8 @@ impl Running {
         // The next program of the process starts from nothing.
         for (process, it) in replaced {
             if let Some(missed) = governor.replace(process) {
-                it.counts = it.counts.plus(&CudaCounts::from(missed));
+                it.estimated = CudaCounts::from(missed);
+                it.counts = it.counts.plus(&it.estimated);
             }
         }
         for (process, it) in processes {

@@ -296,7 +296,7 @@ impl Running {
         let inherited = inherit(&mut kernel, &mut lives, baseline).map_err(|it| reason::of(&it))?;
         let costs = kernel.hit_costs();
         tracing::info!(?costs, "what a hit on a hook costs the process that makes it");
-        let governing = govern::start(config, &kernel);
+        let governing = govern::start(config, &kernel, proc);
         Ok(Self {
             governing,
             costs,

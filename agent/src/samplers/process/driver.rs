@@ -142,6 +142,12 @@ impl Proc {
         Some(cuda.map(|it| it.file).collect())
     }
 
+    /// The threads of a process.
+    pub(crate) fn threads(&self, tgid: u32) -> io::Result<Vec<u32>> {
+        let entries = std::fs::read_dir(self.folder(tgid).join("task"))?.flatten();
+        Ok(entries.filter_map(|it| it.file_name().to_str()?.parse().ok()).collect())
+    }
+
     /// Every process but the host's init, with a number that no later process of the same PID gets.
     /// Init uses no GPU, and is often guarded more than any other process.
     pub(crate) fn list(&self) -> io::Result<Vec<(u32, u64)>> {

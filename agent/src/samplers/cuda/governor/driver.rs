@@ -16,6 +16,7 @@ use aya::maps::{Array, MapData};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use super::gates::Gates;
+use super::stopwatch::driver::Stopwatches;
 use super::{Change, Counted, CpuTimes, Governor, Rows, Window};
 use crate::clock;
 use crate::model::ids::ProcessId;
@@ -26,6 +27,7 @@ use crate::samplers::cuda::driver::{KernelError, RowReader, attach_window};
 use crate::samplers::cuda::hooks::Group;
 use crate::samplers::cuda::probe::Point;
 use crate::samplers::process::decode::FileId;
+use crate::samplers::process::driver::Proc;
 
 /// How often the counters are looked at, and how often where something is near its budget.
 const LOOK: Duration = Duration::from_millis(200);
@@ -37,7 +39,7 @@ pub(crate) struct Hands {
     pub(crate) rows: RowReader,
     pub(crate) gates: Array<MapData, u64>,
     pub(crate) refused: Array<MapData, u64>,
-    pub(crate) ticks_per_second: u64,
+    pub(crate) proc: Proc,
 }
 
 impl fmt::Debug for Hands {
@@ -83,6 +85,7 @@ impl Governing {
             inbox,
             outbox,
             targets: BTreeMap::new(),
+            watches: Stopwatches::default(),
             look: clock::boot(),
         };
         let thread =
@@ -125,6 +128,7 @@ struct Worker {
     inbox: Receiver<Order>,
     outbox: UnboundedSender<Change>,
     targets: BTreeMap<FileId, Target>,
+    watches: Stopwatches,
     /// When the counters are looked at next.
     look: BootNs,
 }
@@ -163,6 +167,7 @@ impl Worker {
             }
             Order::Restored(file, at) => {
                 self.targets.remove(&file);
+                self.watches.follow(&self.hands.proc, &[]);
                 let cpu = self.cpu_times(file);
                 self.governor().restored(at, file, &cpu);
             }
@@ -201,15 +206,18 @@ impl Worker {
         let gates: BTreeSet<u32> =
             target.points.iter().filter_map(|it| target.gates.of(it.hook.group)).collect();
         let before = self.refused(&gates)?;
+        // Before the hooks are on: it takes a while.
+        let users = self.governor().users_of(file);
+        self.watches.follow(&self.hands.proc, &users);
         let links =
             attach_window(&self.hands.programs, target.file.as_fd(), target.gates, &target.points)?;
         let cpu_before = self.cpu_times(file);
         self.set(&gates, false)?;
-        let opened = clock::boot();
+        let (opened, ran_before) = (clock::boot(), self.watches.read());
         std::thread::sleep(Duration::from_nanos(length_ns));
         self.set(&gates, true)?;
-        let closed = clock::boot();
-        let cpu_after = self.cpu_times(file);
+        let (closed, ran_after) = (clock::boot(), self.watches.read());
+        let cpu = self.cpu_times(file);
         let_go(links);
         let refused = self.refused(&gates)?.saturating_sub(before);
         let rows = self.rows();
@@ -218,7 +226,13 @@ impl Worker {
             opened,
             closed,
             refused,
-            cpu: (cpu_before, cpu_after),
+            // Where nothing better is known, the clocks that go by ticks.
+            ran: difference(
+                &ran_before,
+                &ran_after,
+                difference(&cpu_before, &cpu, CpuTimes::new()),
+            ),
+            cpu,
             rows,
         }))
     }
@@ -237,7 +251,7 @@ impl Worker {
     fn rows(&mut self) -> Option<Rows> {
         match self.hands.rows.read() {
             Ok(rows) => {
-                let ticks = self.hands.ticks_per_second;
+                let ticks = Proc::ticks_per_second();
                 let counted = rows.into_iter().map(|(tgid, row)| {
                     let start = BootNs(row.start_boottime_ns);
                     (decode::process_id(tgid, &row, ticks), Counted { start, counts: row.counts })
@@ -255,6 +269,14 @@ impl Worker {
         let users: Vec<ProcessId> = self.governor().users_of(file);
         users.into_iter().filter_map(|it| Some((it, clock::process_cpu_ns(it.tgid)?))).collect()
     }
+}
+
+/// What was added to each that is in both, and what is `known` of the others.
+fn difference(before: &CpuTimes, after: &CpuTimes, mut known: CpuTimes) -> CpuTimes {
+    known.extend(
+        after.iter().filter_map(|(key, to)| Some((*key, to.saturating_sub(*before.get(key)?)))),
+    );
+    known
 }
 
 /// Detaches. The breakpoints of a link go at once, then the kernel waits for tens of milliseconds:

@@ -14,6 +14,7 @@ pub(crate) mod gates;
 mod limit;
 mod process;
 mod scale;
+pub(crate) mod stopwatch;
 #[cfg(test)]
 mod tests;
 mod window;
@@ -81,8 +82,10 @@ pub(crate) struct Window {
     pub(crate) closed: BootNs,
     /// Hits while hooks were on and did not count.
     pub(crate) refused: u64,
-    /// As the window opened, and as it closed.
-    pub(crate) cpu: (CpuTimes, CpuTimes),
+    /// CPU time in the window, exactly where that is known.
+    pub(crate) ran: CpuTimes,
+    /// As it closed.
+    pub(crate) cpu: CpuTimes,
     pub(crate) rows: Rows,
 }
 
@@ -443,13 +446,12 @@ impl Governor {
         let Some(it) = self.files.get(&window.file) else { return 0 };
         let State::Sampled(sampled) = &it.state else { return 0 };
         let Some(process) = self.processes.get_mut(&key) else { return 0 };
-        let (opened, closed) = &window.cpu;
-        let cpu = opened.get(&key).copied().zip(closed.get(&key).copied());
         let open = Span {
-            cpu_ns: cpu.map(|(from, to)| to.saturating_sub(from)),
+            cpu_ns: window.ran.get(&key).copied(),
             wall_ns: window.closed.since(window.opened),
         };
-        let watch = Watch { at: window.closed, counts: row.counts, cpu_ns: cpu.map(|it| it.1) };
+        let watch =
+            Watch { at: window.closed, counts: row.counts, cpu_ns: window.cpu.get(&key).copied() };
         let since = row.start.max(sampled.closed);
         process.take_window(&process::Seen { open, since, watch, groups, costs: &it.costs })
     }

@@ -6,6 +6,11 @@
 //! took is none of the program's: one that launches as fast as it can launches less while it is
 //! watched. For a program that sleeps between its calls the same sum is right, because hits then add
 //! to its CPU time and take nothing from its calls.
+//!
+//! How wrong this can be: a call takes the program's own time `a`, and a hit adds `c`. The estimate is
+//! in proportion to 1 / (seen - c), where `a + c` is seen, so that a relative error of `c` is one of
+//! `c / a` times as much of the counts. With hits of 200 ns and a cost that is 10 % off that is 2 % at
+//! 1 us a call, and 20 % at 100 ns. The time that is seen must be exact, too: see `stopwatch`.
 
 use agent_ebpf::COUNTERS;
 
@@ -56,6 +61,8 @@ struct Pending {
     counts: [u64; COUNTERS],
     windows: u32,
     on: Sum,
+    /// How long hits took of that.
+    hits_ns: u64,
     off: Sum,
 }
 
@@ -81,7 +88,13 @@ impl Sum {
 
 impl Default for Pending {
     fn default() -> Self {
-        Self { counts: [0; COUNTERS], windows: 0, on: Sum::default(), off: Sum::default() }
+        Self {
+            counts: [0; COUNTERS],
+            windows: 0,
+            on: Sum::default(),
+            hits_ns: 0,
+            off: Sum::default(),
+        }
     }
 }
 
@@ -112,8 +125,8 @@ impl Scale {
         for (sum, more) in self.pending.counts.iter_mut().zip(counted) {
             *sum = sum.saturating_add(*more);
         }
-        let own = |ns: u64| ns.saturating_sub(hits_ns).max(ns / LEAST_PART);
-        self.pending.on.add(Span { cpu_ns: span.cpu_ns.map(own), wall_ns: own(span.wall_ns) });
+        self.pending.on.add(span);
+        self.pending.hits_ns = self.pending.hits_ns.saturating_add(hits_ns);
         self.pending.windows += 1;
         if self.pending.windows >= WINDOWS {
             self.settle();
@@ -149,12 +162,14 @@ impl Scale {
 
     /// Missed and watched time in one unit; `None` = it did not run while it was watched.
     fn times(&self) -> Option<(u64, u64)> {
-        let Pending { on, off, .. } = &self.pending;
+        let Pending { on, off, hits_ns, .. } = &self.pending;
         let (off, on) = match (off.cpu_ns, on.cpu_ns) {
             (Some(off), Some(on)) => (off, on),
             _ => (off.wall_ns, on.wall_ns),
         };
-        (on > 0).then_some((off, on))
+        // Of all windows together: one alone may be mostly chance.
+        let own = on.saturating_sub(*hits_ns).max(on / LEAST_PART);
+        (own > 0).then_some((off, own))
     }
 
     fn add(&mut self, index: usize, count: u64, off: u64, on: u64) {

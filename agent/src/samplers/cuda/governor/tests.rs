@@ -149,12 +149,13 @@ impl Node {
         let (opened, before) = (BootNs(self.at), self.cpu());
         let all = Group::ALL.into_iter().collect();
         self.run(length, &all, true);
-        let (closed, cpu) = (BootNs(self.at), (before, self.cpu()));
+        let (closed, cpu) = (BootNs(self.at), self.cpu());
+        let ran = cpu.iter().map(|(key, to)| (*key, to - before[key])).collect();
         for program in self.programs.values_mut() {
             program.lost_ns += window::WINDOW_NS;
         }
         let rows = self.rows();
-        self.governor.closed(&Window { file: FILE, opened, closed, refused: 0, cpu, rows });
+        self.governor.closed(&Window { file: FILE, opened, closed, refused: 0, ran, cpu, rows });
     }
 
     fn change(&mut self, change: Change) {
