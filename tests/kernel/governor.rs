@@ -7,7 +7,7 @@ use agent::clock;
 use agent::model::readings::{Counter, CudaProcess, CudaReadings};
 use agent::samplers::cuda::Tracer;
 
-use crate::rig::{Build, Node, Workload, now, only, without_wait};
+use crate::rig::{Build, Node, Workload, exited, now, only, without_wait};
 
 /// Costs several percent of a CPU wherever a trap costs more than 100 ns.
 const HOT: &str = "--launches-per-second 300000 --hold";
@@ -88,7 +88,7 @@ fn memory_is_counted_exactly_while_launches_are_sampled() {
     let _hot = node.start(HOT);
     until(&mut tracer, "sampling", sampled);
     let truth = node.run("--rounds 500");
-    let (_, process) = crate::rig::exited(&mut tracer, truth.tgid);
+    let (_, process) = exited(&mut tracer, truth.tgid);
     let (counted, made) = (without_wait(process.counts), truth.counts());
     for counter in [
         Counter::DeviceAllocations,
@@ -98,6 +98,46 @@ fn memory_is_counted_exactly_while_launches_are_sampled() {
     ] {
         assert_eq!(counted[counter], made[counter], "{counter:?}");
     }
+}
+
+#[test]
+fn the_busy_bound_holds_while_launches_are_not_all_seen() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.governed_tracer();
+    let load = node.start(&format!("{HOT} --synchronize-every 1000"));
+    until(&mut tracer, "sampling", sampled);
+    let mut read = || {
+        let at = clock::boot();
+        let (_, process) = only(&tracer.read(at), load.tgid());
+        (at, process.counts[Counter::BusyUpperNs])
+    };
+    let (begun, before) = read();
+    std::thread::sleep(Duration::from_secs(1));
+    let (ended, after) = read();
+    assert!(
+        after - before >= ended.since(begun),
+        "{} ns of {}",
+        after - before,
+        ended.since(begun)
+    );
+}
+
+#[test]
+fn a_program_that_was_replaced_takes_its_estimates_with_it() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.governed_tracer();
+    let then = format!("--then=--library {} --rounds 3", node.library().display());
+    let mut load = node.start_with(&["--flat-out", "4s", "--work-ns", "2000", &then]);
+    until(&mut tracer, "sampling", sampled);
+    let truths = load.finish_all();
+    let mut readings = tracer.read(clock::boot());
+    let [(_, first)] = &readings.replaced[..] else { panic!("{:#?}", readings.replaced) };
+    let (truth, counted) = (truths[0].called("cuLaunchKernel"), first.counts.launches());
+    assert!((truth * 6 / 10..truth * 16 / 10).contains(&counted), "{counted} of {truth}");
+    assert!(first.estimated.launches() > counted / 10, "most of it was not seen");
+    let next = readings.processes.pop_first().map(|(_, it)| it);
+    let next = next.unwrap_or_else(|| exited(&mut tracer, truths[1].tgid).1);
+    assert!(next.counts.launches() < counted / 10, "the estimates are the first program's");
 }
 
 #[test]

@@ -10,6 +10,7 @@ use super::library::Libraries;
 use crate::config;
 use crate::model::ids::ProcessId;
 use crate::model::readings::{CudaCounts, CudaProcess, Sampling};
+use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
 
 /// `None` = nothing is bounded: the configuration says so, or this kernel cannot take hooks off
@@ -94,6 +95,7 @@ impl Running {
     /// Counts are what was seen, and what is estimated to have happened between two windows.
     pub(super) fn add_missed(
         &self,
+        at: BootNs,
         replaced: &mut [(ProcessId, CudaProcess)],
         processes: &mut BTreeMap<ProcessId, CudaProcess>,
     ) {
@@ -101,16 +103,16 @@ impl Running {
         let mut governor = governing.lock();
         // The next program of the process starts from nothing.
         for (process, it) in replaced {
-            if let Some(missed) = governor.replace(process) {
+            if let Some(missed) = governor.replace(at, process, it.counts.as_array()) {
                 it.estimated = CudaCounts::from(missed);
                 it.counts = it.counts.plus(&it.estimated);
             }
         }
         for (process, it) in processes {
             let missed = if it.exited {
-                governor.end(process, it.counts.as_array())
+                governor.end(at, process, it.counts.as_array())
             } else {
-                governor.missed(process)
+                governor.missed(at, process, it.counts.as_array())
             };
             if let Some(missed) = missed {
                 it.estimated = CudaCounts::from(missed);

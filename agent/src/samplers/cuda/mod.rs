@@ -363,7 +363,7 @@ impl Running {
         self.tell_mappings();
         let mut replaced = self.lives.replaced(around);
         let mut processes = self.lives.report(&present, around);
-        self.add_missed(&mut replaced, &mut processes);
+        self.add_missed(at, &mut replaced, &mut processes);
         self.sweep(at, &owners, proc)?;
         Ok(CudaReadings {
             tracing: self.tracing(libraries, &lost),
@@ -428,12 +428,16 @@ impl Running {
     /// The most urgent of what was told; `None` = nothing was.
     fn drain(&mut self) -> Option<Change> {
         let (lives, tracked, left) = (&mut self.lives, &mut self.tracked, &mut self.left);
+        let governing = self.governing.as_ref();
         let mut change = None;
         self.kernel.drain(|event, record| {
             change = match event {
                 Event::Awoke => change.or(Some(Change::Wake)),
                 _ => Some(Change::Life),
             };
+            if let (Event::Appeared | Event::Awoke, Some(it)) = (event, &governing) {
+                it.look();
+            }
             lives.note(event, record);
             *left |= matches!(event, Event::Executed | Event::Exited);
             if event == Event::Exited {

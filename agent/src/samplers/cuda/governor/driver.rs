@@ -32,6 +32,8 @@ use crate::samplers::process::driver::Proc;
 /// How often the counters are looked at, and how often where something is near its budget.
 const LOOK: Duration = Duration::from_millis(200);
 const LOOK_CLOSELY: Duration = Duration::from_millis(50);
+/// And where nobody makes calls: the tracer tells when somebody begins.
+const LOOK_AT_REST: Duration = Duration::from_secs(2);
 
 /// What the thread needs of the kernel.
 pub(crate) struct Hands {
@@ -62,6 +64,8 @@ enum Order {
     Sample(FileId, BTreeSet<Group>, Target),
     /// They are on again since then.
     Restored(FileId, BootNs),
+    /// Somebody makes calls again.
+    Look,
     Stop,
 }
 
@@ -104,6 +108,10 @@ impl Governing {
 
     pub(crate) fn restored(&self, file: FileId) {
         self.order(Order::Restored(file, clock::boot()));
+    }
+
+    pub(crate) fn look(&self) {
+        self.order(Order::Look);
     }
 
     fn order(&self, order: Order) {
@@ -160,17 +168,18 @@ impl Worker {
     fn obey(&mut self, order: Order) {
         match order {
             Order::Sample(file, groups, target) => {
-                let cpu = self.cpu_times(file);
-                let Some(rows) = self.rows() else { return };
                 self.targets.insert(file, target);
+                let cpu = self.follow();
+                let Some(rows) = self.rows() else { return };
                 self.governor().sampled(clock::boot(), file, groups, (&rows, &cpu));
             }
             Order::Restored(file, at) => {
-                self.targets.remove(&file);
-                self.watches.follow(&self.hands.proc, &[]);
-                let cpu = self.cpu_times(file);
+                let cpu = self.follow();
                 self.governor().restored(at, file, &cpu);
+                self.targets.remove(&file);
+                self.follow();
             }
+            Order::Look => self.look = self.look.min(clock::boot() + as_ns(LOOK)),
             Order::Stop => {}
         }
     }
@@ -180,14 +189,17 @@ impl Worker {
         let at = clock::boot();
         let mut governor = self.governor.lock().unwrap_or_else(PoisonError::into_inner);
         let changes = rows.map(|it| governor.observe(at, &it)).unwrap_or_default();
-        let closely = governor.is_near();
+        let pause = match (governor.is_near(), governor.is_at_rest(at)) {
+            (true, _) => LOOK_CLOSELY,
+            (false, false) => LOOK,
+            (false, true) => LOOK_AT_REST,
+        };
         drop(governor);
         for change in changes {
             // The tracer is gone: so will this thread be.
             drop(self.outbox.send(change));
         }
-        let pause = if closely { LOOK_CLOSELY } else { LOOK };
-        self.look = at + u64::try_from(pause.as_nanos()).unwrap_or(u64::MAX);
+        self.look = at + as_ns(pause);
     }
 
     fn window(&mut self, file: FileId, length_ns: u64) {
@@ -202,22 +214,19 @@ impl Worker {
     }
 
     fn open(&mut self, file: FileId, length_ns: u64) -> Result<Option<Window>, KernelError> {
+        // Before the hooks are on: it takes a while.
+        self.follow();
         let Some(target) = self.targets.get(&file) else { return Ok(None) };
         let gates: BTreeSet<u32> =
             target.points.iter().filter_map(|it| target.gates.of(it.hook.group)).collect();
         let before = self.refused(&gates)?;
-        // Before the hooks are on: it takes a while.
-        let users = self.governor().users_of(file);
-        self.watches.follow(&self.hands.proc, &users);
         let links =
             attach_window(&self.hands.programs, target.file.as_fd(), target.gates, &target.points)?;
-        let cpu_before = self.cpu_times(file);
         self.set(&gates, false)?;
         let (opened, ran_before) = (clock::boot(), self.watches.read());
         std::thread::sleep(Duration::from_nanos(length_ns));
         self.set(&gates, true)?;
-        let (closed, ran_after) = (clock::boot(), self.watches.read());
-        let cpu = self.cpu_times(file);
+        let (closed, cpu) = (clock::boot(), self.watches.read());
         let_go(links);
         let refused = self.refused(&gates)?.saturating_sub(before);
         let rows = self.rows();
@@ -226,12 +235,7 @@ impl Worker {
             opened,
             closed,
             refused,
-            // Where nothing better is known, the clocks that go by ticks.
-            ran: difference(
-                &ran_before,
-                &ran_after,
-                difference(&cpu_before, &cpu, CpuTimes::new()),
-            ),
+            ran: difference(&ran_before, &cpu),
             cpu,
             rows,
         }))
@@ -251,10 +255,11 @@ impl Worker {
     fn rows(&mut self) -> Option<Rows> {
         match self.hands.rows.read() {
             Ok(rows) => {
-                let ticks = Proc::ticks_per_second();
+                let (at, ticks) = (clock::boot(), Proc::ticks_per_second());
                 let counted = rows.into_iter().map(|(tgid, row)| {
                     let start = BootNs(row.start_boottime_ns);
-                    (decode::process_id(tgid, &row, ticks), Counted { start, counts: row.counts })
+                    let counts = *decode::counts_at(&row, at).as_array();
+                    (decode::process_id(tgid, &row, ticks), Counted { start, counts })
                 });
                 Some(counted.collect())
             }
@@ -265,18 +270,25 @@ impl Worker {
         }
     }
 
-    fn cpu_times(&self, file: FileId) -> CpuTimes {
-        let users: Vec<ProcessId> = self.governor().users_of(file);
-        users.into_iter().filter_map(|it| Some((it, clock::process_cpu_ns(it.tgid)?))).collect()
+    /// CPU time of all processes of sampled files, from now on with the threads that they have now.
+    fn follow(&mut self) -> CpuTimes {
+        let governor = self.governor();
+        let users: BTreeSet<ProcessId> =
+            self.targets.keys().flat_map(|file| governor.users_of(*file)).collect();
+        drop(governor);
+        self.watches.follow(&self.hands.proc, &users.into_iter().collect::<Vec<_>>());
+        self.watches.read()
     }
 }
 
-/// What was added to each that is in both, and what is `known` of the others.
-fn difference(before: &CpuTimes, after: &CpuTimes, mut known: CpuTimes) -> CpuTimes {
-    known.extend(
-        after.iter().filter_map(|(key, to)| Some((*key, to.saturating_sub(*before.get(key)?)))),
-    );
-    known
+fn as_ns(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// What was added to each that is in both.
+fn difference(before: &CpuTimes, after: &CpuTimes) -> CpuTimes {
+    let added = |(key, to): (&ProcessId, &u64)| Some((*key, to.saturating_sub(*before.get(key)?)));
+    after.iter().filter_map(added).collect()
 }
 
 /// Detaches. The breakpoints of a link go at once, then the kernel waits for tens of milliseconds:

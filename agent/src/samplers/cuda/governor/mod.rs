@@ -7,6 +7,7 @@
 //! file are sampled together. Everything here but the drivers is pure: it is told the time, the
 //! counts and the CPU time of processes.
 
+mod busy;
 pub(crate) mod calibration;
 pub(crate) mod cost;
 pub(crate) mod driver;
@@ -269,24 +270,41 @@ impl Governor {
         }
     }
 
-    /// What was missed of a process by now; zero where nothing was.
-    pub(crate) fn missed(&self, key: &ProcessId) -> Option<[u64; COUNTERS]> {
-        self.processes.get(key).and_then(Process::missed)
+    /// What was missed of a process by now, which has these counts; zero where nothing was.
+    pub(crate) fn missed(
+        &mut self,
+        at: BootNs,
+        key: &ProcessId,
+        counts: &[u64; COUNTERS],
+    ) -> Option<[u64; COUNTERS]> {
+        let process = self.processes.get_mut(key)?;
+        process.bound_busy(at, counts);
+        process.missed()
     }
 
     /// The final counts of a process: what was missed of it.
     pub(crate) fn end(
         &mut self,
+        at: BootNs,
         key: &ProcessId,
         counts: &[u64; COUNTERS],
     ) -> Option<[u64; COUNTERS]> {
-        self.processes.remove(key).and_then(|it| it.end(counts))
+        let mut process = self.processes.remove(key)?;
+        process.bound_busy(at, counts);
+        process.end(counts)
     }
 
     /// The process runs another program: what was missed of the one before, up to the last window. Its
     /// last counts are not compared with a window that may be the next program's.
-    pub(crate) fn replace(&mut self, key: &ProcessId) -> Option<[u64; COUNTERS]> {
-        self.processes.remove(key).and_then(|it| it.missed())
+    pub(crate) fn replace(
+        &mut self,
+        at: BootNs,
+        key: &ProcessId,
+        counts: &[u64; COUNTERS],
+    ) -> Option<[u64; COUNTERS]> {
+        let mut process = self.processes.remove(key)?;
+        process.bound_busy(at, counts);
+        process.missed()
     }
 
     /// The most sampled file's time by time in windows, in thousandths; `None` = none is sampled.
@@ -302,6 +320,11 @@ impl Governor {
     pub(crate) fn is_near(&self) -> bool {
         let near = self.budget.share / 4;
         self.processes.iter().any(|(key, it)| it.share(&self.costs_of(key)) > near)
+    }
+
+    /// Whether nobody has made a call for so long that the first launch will be told.
+    pub(crate) fn is_at_rest(&self, at: BootNs) -> bool {
+        self.factor().is_none() && self.processes.values().all(|it| it.is_at_rest(at))
     }
 
     /// Processes whose CPU time tells how long they ran in a window.

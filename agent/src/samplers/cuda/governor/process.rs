@@ -2,14 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use agent_ebpf::COUNTERS;
+use agent_ebpf::{COUNTERS, Counter, SILENCE_NS};
 
+use super::busy::Unknown;
 use super::cost::{self, CallCosts, portion};
 use super::scale::{Scale, Span};
 use crate::model::units::BootNs;
 use crate::samplers::cuda::hooks::Group;
 use crate::samplers::process::decode::FileId;
 
+const BUSY: usize = Counter::BusyUpperNs as usize;
 const SECOND_NS: u64 = 1_000_000_000;
 /// A process that has no row any more is forgotten after this time.
 const KEPT_NS: u64 = 30_000_000_000;
@@ -31,6 +33,12 @@ pub(super) struct Process {
     /// What is known of the time in which its calls were seen in windows only.
     scale: Option<Scale>,
     watch: Option<Watch>,
+    /// While the kernel does not know when its work is done.
+    busy: Option<Unknown>,
+    /// What this has added to the upper bound of its busy time.
+    busy_ns: u64,
+    /// When it last made a call.
+    called: BootNs,
     /// Groups that are, or were last, sampled.
     sampled: BTreeSet<Group>,
 }
@@ -75,6 +83,9 @@ impl Process {
             excess_ns: 0,
             scale: None,
             watch: None,
+            busy: None,
+            busy_ns: 0,
+            called: BootNs::default(),
             sampled: BTreeSet::new(),
         }
     }
@@ -93,6 +104,9 @@ impl Process {
         let total = self.plus_missed(counts);
         let added = difference(&total, &self.total);
         let recent = Group::ALL.map(|group| cost::calls(&added, group));
+        if recent.iter().any(|it| *it > 0) || self.called == BootNs::default() {
+            self.called = at;
+        }
         if self.watch.is_some() {
             // Estimates come in steps: the mean of some of them is the rate.
             self.blend(recent, span_ns);
@@ -142,6 +156,7 @@ impl Process {
     }
 
     pub(super) fn begin_watch(&mut self, watch: Watch, groups: &BTreeSet<Group>) {
+        self.lose_sight(watch, groups);
         let scale = self.scale.get_or_insert_default();
         // Of groups that were sampled already nothing has counted since.
         if let Some(last) = self.watch.replace(watch) {
@@ -161,7 +176,30 @@ impl Process {
         let counted = sampled_only(&difference(&seen.watch.counts, &last.counts), seen.groups);
         let spent = cost::spent(&counted, seen.costs, seen.groups.iter().copied());
         scale.watched(&counted, seen.open, spent);
+        self.lose_sight(last, seen.groups);
         spent
+    }
+
+    /// The kernel does not know any more whether work is pending.
+    fn lose_sight(&mut self, from: Watch, groups: &BTreeSet<Group>) {
+        if groups.contains(&Group::Launches) {
+            let fresh = || Unknown::new(from.at, from.counts[BUSY]);
+            self.busy.get_or_insert_with(fresh).again();
+        }
+    }
+
+    /// Takes in how long the kernel says it was busy at most.
+    pub(super) fn bound_busy(&mut self, at: BootNs, counts: &[u64; COUNTERS]) {
+        let Some(unknown) = &mut self.busy else { return };
+        let (added, more) = unknown.advance(at, counts[BUSY], self.watch.is_none());
+        self.busy_ns = self.busy_ns.saturating_add(added);
+        if !more {
+            self.busy = None;
+        }
+    }
+
+    pub(super) fn is_at_rest(&self, at: BootNs) -> bool {
+        at.since(self.called) > 2 * SILENCE_NS
     }
 
     /// Every call counts again since `at`.
@@ -173,7 +211,9 @@ impl Process {
     }
 
     pub(super) fn missed(&self) -> Option<[u64; COUNTERS]> {
-        self.scale.as_ref().map(|it| *it.missed())
+        let mut missed = *self.scale.as_ref()?.missed();
+        missed[BUSY] = self.busy_ns;
+        Some(missed)
     }
 
     /// What was missed when it ended with these counts.

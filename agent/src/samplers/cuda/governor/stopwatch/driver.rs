@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::os::fd::{FromRawFd as _, RawFd};
 
+use crate::clock;
 use crate::model::ids::ProcessId;
 use crate::samplers::process::driver::Proc;
 
@@ -20,62 +21,89 @@ const CLOSE_ON_EXEC: libc::c_ulong = 8;
 /// `perf_event_attr` as of its first version.
 type Attribute = [u64; 8];
 
-/// Clocks of the threads of some processes. They run from when they were first asked for.
+/// CPU time of some processes since they are followed: differences tell, and only those.
 #[derive(Debug, Default)]
 pub(crate) struct Stopwatches {
-    threads: BTreeMap<ProcessId, BTreeMap<u32, File>>,
+    processes: BTreeMap<ProcessId, Stopwatch>,
 }
 
+#[derive(Debug)]
+struct Stopwatch {
+    /// Added to what the clocks show: threads that are gone, and clocks that were used before.
+    base: u64,
+    /// Of each thread; `None` = that of the process, which goes by ticks.
+    threads: Option<BTreeMap<u32, File>>,
+}
+
+// === impl Stopwatches ===
+
 impl Stopwatches {
-    /// Follows the threads that these processes have now, and no others. One that cannot be followed
-    /// as a whole has no clock.
+    /// Follows the threads that these processes have now, and no others.
     pub(crate) fn follow(&mut self, proc: &Proc, processes: &[ProcessId]) {
-        self.threads.retain(|key, _| processes.contains(key));
+        self.processes.retain(|key, _| processes.contains(key));
         for key in processes {
-            let clocks = self.threads.remove(key).unwrap_or_default();
-            match refresh(clocks, proc, key.tgid) {
-                Ok(Some(clocks)) => {
-                    self.threads.insert(*key, clocks);
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::debug!(tgid = key.tgid, "has no exact CPU time: {error}");
-                }
-            }
+            let fresh = || Stopwatch { base: 0, threads: Some(BTreeMap::new()) };
+            self.processes.entry(*key).or_insert_with(fresh).follow(proc, key.tgid);
         }
     }
 
     /// Nanoseconds on a CPU since some moment, by process.
     pub(crate) fn read(&self) -> BTreeMap<ProcessId, u64> {
-        let sum = |clocks: &BTreeMap<u32, File>| {
-            clocks.values().try_fold(0, |sum: u64, it| Some(sum.wrapping_add(read(it).ok()?)))
-        };
-        self.threads.iter().filter_map(|(key, clocks)| Some((*key, sum(clocks)?))).collect()
+        let read = |(key, it): (&ProcessId, &Stopwatch)| Some((*key, it.read(key.tgid)?));
+        self.processes.iter().filter_map(read).collect()
     }
 }
 
-fn refresh(
-    mut known: BTreeMap<u32, File>,
-    proc: &Proc,
-    tgid: u32,
-) -> io::Result<Option<BTreeMap<u32, File>>> {
+// === impl Stopwatch ===
+
+impl Stopwatch {
+    fn follow(&mut self, proc: &Proc, tgid: u32) {
+        let Some(clocks) = &mut self.threads else { return };
+        match refresh(clocks, proc, tgid) {
+            Ok(gone_ns) => self.base = self.base.wrapping_add(gone_ns),
+            Err(error) => {
+                tracing::debug!(tgid, "its CPU time is known by ticks only: {error}");
+                let shown = self.read(tgid).unwrap_or(self.base);
+                self.threads = None;
+                self.base = shown.wrapping_sub(clock::process_cpu_ns(tgid).unwrap_or(0));
+            }
+        }
+    }
+
+    fn read(&self, tgid: u32) -> Option<u64> {
+        let shown = match &self.threads {
+            Some(clocks) => clocks.values().try_fold(0_u64, |sum, it| Some(sum + read(it).ok()?)),
+            None => clock::process_cpu_ns(tgid),
+        };
+        Some(self.base.wrapping_add(shown?))
+    }
+}
+
+/// Returns what the threads that are gone have used.
+fn refresh(clocks: &mut BTreeMap<u32, File>, proc: &Proc, tgid: u32) -> io::Result<u64> {
     let threads = proc.threads(tgid)?;
     if threads.len() > MOST_THREADS {
-        return Ok(None);
+        return Err(io::Error::other("it has too many threads"));
     }
-    let mut clocks = BTreeMap::new();
+    let mut gone_ns = 0;
+    clocks.retain(|tid, clock| {
+        let stays = threads.contains(tid);
+        if !stays {
+            gone_ns += read(clock).unwrap_or(0);
+        }
+        stays
+    });
     for tid in threads {
-        let clock = match known.remove(&tid) {
-            Some(clock) => clock,
-            None => match open(tid) {
-                Ok(clock) => clock,
-                Err(error) if error.raw_os_error() == Some(libc::ESRCH) => continue,
-                Err(error) => return Err(error),
-            },
-        };
-        clocks.insert(tid, clock);
+        if clocks.contains_key(&tid) {
+            continue;
+        }
+        match open(tid) {
+            Ok(clock) => drop(clocks.insert(tid, clock)),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) => return Err(error),
+        }
     }
-    Ok(Some(clocks))
+    Ok(gone_ns)
 }
 
 fn open(tid: u32) -> io::Result<File> {
@@ -109,8 +137,7 @@ fn read(mut clock: &File) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Proc, ProcessId, Stopwatches};
-    use crate::clock;
+    use super::{Proc, ProcessId, Stopwatches, clock};
     use std::path::Path;
 
     #[test]
@@ -118,8 +145,7 @@ mod tests {
         let key = ProcessId { tgid: std::process::id(), start_ticks: 0 };
         let mut watches = Stopwatches::default();
         watches.follow(&Proc::new(Path::new("/proc")), &[key]);
-        // Where performance events are forbidden the scheduler's clock serves.
-        let Some(before) = watches.read().get(&key).copied() else { return };
+        let before = watches.read()[&key];
         let begun = clock::boot();
         while clock::boot().since(begun) < 20_000_000 {}
         let ran = watches.read()[&key] - before;
