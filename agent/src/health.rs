@@ -103,6 +103,9 @@ fn loss(cause: &str) -> &str {
             "groups whose path was not kept: what ended at once in them has its user's name"
         }
         "processes" => "processes whose last counts have no owner: their ids were used again",
+        "looks" => {
+            "times that all hooks of a library were off, to look at its text: calls were missed"
+        }
         "ends" => "processes whose last counts have no owner: too many ended at once",
         "accounts" => "calls that an agent which died had read and not kept",
         other => other,

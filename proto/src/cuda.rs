@@ -8,7 +8,7 @@ use crate::telemetry::v1::{CudaCount, CudaCounter, CudaCounts};
 pub const COUNTERS: usize = CudaCounter::Streams as usize;
 
 /// Why counts or records lost their owner. Bounds a label: what is not here is `other`.
-pub const LOSS_CAUSES: [&str; 10] = [
+pub const LOSS_CAUSES: [&str; 11] = [
     "calls",
     "records",
     "results",
@@ -19,6 +19,7 @@ pub const LOSS_CAUSES: [&str; 10] = [
     "cgroups",
     "accounts",
     "ends",
+    "looks",
 ];
 
 /// A count for each counter.

@@ -92,6 +92,30 @@ fn what_earlier_hooks_left_is_not_taken_for_rewritten_for_long() {
 }
 
 #[test]
+fn a_look_at_text_is_a_loss_that_shows_and_no_evidence() {
+    let node = Node::new(Build::Cmp);
+    let workload = node.start("--patch-entry before --launches-per-second 200 --hold");
+    let mut tracer = node.tracer();
+    eventually(SOON, "it launches", || {
+        let readings = tracer.read(clock::boot());
+        let hooked =
+            readings.processes.values().any(|it| it.counts.launches() > 0 && it.fully_hooked);
+        check(hooked, || format!("{readings:?}"))
+    });
+    let before = tracer.read(clock::boot());
+    let mut at = clock::boot();
+    for look_is_here in [true, false, false, false] {
+        at = at + 400_000_000_000;
+        let after = tracer.read(at);
+        let (_, process) = only(&after, workload.tgid());
+        assert_eq!(process.fully_hooked, !look_is_here, "{process:?}");
+        // The process that is the reason lives: there is nothing more to be found.
+        assert_eq!(after.tracing.lost["looks"], 1);
+        assert!(after.tracing.unwatched_ns > before.tracing.unwatched_ns);
+    }
+}
+
+#[test]
 fn without_memory_hooks_a_process_rewrites_its_functions_under_the_agent() {
     for build in Build::ALL {
         let node = Node::new(build);

@@ -209,6 +209,8 @@ fn watched(previous: &Readings, next: &Readings) -> u64 {
     if !previous.cuda.tracing.on || !next.cuda.tracing.on {
         return 0;
     }
+    let off = |it: &Readings| it.cuda.tracing.unwatched_ns;
+    let span = span.saturating_sub(off(next).saturating_sub(off(previous)));
     match &next.cuda.tracing.sampling {
         Some(sampling) => (span as f64 / sampling.factor.max(1.0)) as u64,
         None => span,
@@ -520,6 +522,9 @@ mod tests {
             it.cuda.tracing.sampling = (tick == 2).then_some(sampling);
         };
         let off = |tick: usize, it: &mut Readings| it.cuda.tracing.on = tick != 2;
+        let looks = |tick: usize, it: &mut Readings| {
+            it.cuda.tracing.unwatched_ns = [7, 7, 37][tick];
+        };
         let known = |_: usize, it: &mut Readings| {
             let process = it.cuda.processes.get_mut(&fixtures::process(10)).unwrap();
             process.memory = Some(CudaMemory::default());
@@ -527,6 +532,7 @@ mod tests {
         assert_eq!(watched(&|_, _| {}), (200, 200, false));
         assert_eq!(watched(&sampled), (200, 125, false));
         assert_eq!(watched(&off), (200, 100, false));
+        assert_eq!(watched(&looks), (200, 170, false));
         assert_eq!(watched(&known), (200, 200, true));
     }
 

@@ -200,6 +200,9 @@ pub struct Tracing {
     pub lost: BTreeMap<&'static str, u64>,
     /// `None` = every hit counts. Else that of the most sampled file.
     pub sampling: Option<Sampling>,
+    /// For how long hooks were off since the agent started, and nothing stands for what they missed;
+    /// the sum over library files.
+    pub unwatched_ns: u64,
     /// Library files whose memory calls are not counted, and why, for people.
     pub memory_held_back: Vec<String>,
     /// Why hooks and counts end with the agent; `None` = they outlive it until the next one.
@@ -248,6 +251,7 @@ pub struct CudaProcess {
     pub home: Option<CudaDevice>,
     /// `None` = not known: the memory calls of its library were not counted all along.
     pub memory: Option<CudaMemory>,
+    /// Or when hooks that had been off went on again, if that was later: it may have launched until then.
     pub last_launch: Option<BootNs>,
     /// Every libcuda that the process maps is hooked: its silence is evidence.
     pub fully_hooked: bool,

@@ -18,6 +18,8 @@ const LOSS_NAMES: [&str; LOSSES] =
     ["calls", "records", "results", "processes", "cgroups", "allocations", "contexts", "sizes"];
 /// Lives that ended beyond what is kept between two readings.
 const ENDS: &str = "ends";
+/// Times at which hooks were off for a look, and calls were missed.
+const LOOKS: &str = "looks";
 
 /// Identity of a row's process, with the start time in the ticks that `/proc` shows.
 pub(crate) fn process_id(tgid: u32, row: &Row, ticks_per_second: u64) -> ProcessId {
@@ -84,9 +86,10 @@ pub(crate) fn cgroup_path(group: &Cgroup) -> Option<String> {
     Some(path.collect::<String>()).filter(|it| !it.is_empty())
 }
 
-/// Losses by cause: those of the kernel, and the lives that could not be kept here.
-pub(crate) fn lost(kernel: &[u64; LOSSES], ends: u64) -> BTreeMap<&'static str, u64> {
-    LOSS_NAMES.into_iter().zip(*kernel).chain([(ENDS, ends)]).collect()
+/// Losses by cause: those of the kernel, the lives that could not be kept here, and the times at which
+/// it did not count.
+pub(crate) fn lost(kernel: &[u64; LOSSES], ends: u64, looks: u64) -> BTreeMap<&'static str, u64> {
+    LOSS_NAMES.into_iter().zip(*kernel).chain([(ENDS, ends), (LOOKS, looks)]).collect()
 }
 
 /// `None` = no launch was seen.
@@ -134,8 +137,9 @@ mod tests {
     fn losses_have_the_names_of_their_causes() {
         let mut kernel = [0; LOSSES];
         kernel[Loss::Records as usize] = 5;
-        let found = lost(&kernel, 7);
+        let found = lost(&kernel, 7, 2);
         assert_eq!((found["records"], found["ends"], found["calls"]), (5, 7, 0));
+        assert_eq!(found["looks"], 2);
         assert!(found.keys().all(|it| proto::cuda::loss_cause(it) == *it), "each is a label");
     }
 

@@ -45,6 +45,8 @@ pub(crate) struct Around<'a> {
     pub(crate) at: BootNs,
     /// Files in which no launch, copy or wait goes unseen.
     pub(crate) hooked: &'a BTreeSet<FileId>,
+    /// Until when they did, where hooks were off and are on again.
+    pub(crate) blind_until: &'a BTreeMap<FileId, BootNs>,
     /// From when on the memory calls of a file have been seen.
     pub(crate) memory_since: &'a BTreeMap<FileId, BootNs>,
     pub(crate) parts: &'a Parts,
@@ -277,6 +279,13 @@ fn is_fully_hooked(files: Option<&BTreeSet<FileId>>, hooked: &BTreeSet<FileId>) 
     files.is_some_and(|it| !it.is_empty() && it.is_subset(hooked))
 }
 
+/// The last that was seen, or until when it may have launched unseen.
+fn last_launch(row: &Row, files: Option<&BTreeSet<FileId>>, around: Around<'_>) -> Option<BootNs> {
+    let began = BootNs(row.start_boottime_ns);
+    let blind = files.into_iter().flatten().filter_map(|it| around.blind_until.get(it)).copied();
+    decode::last_launch(row).max(blind.filter(|until| began < *until).max())
+}
+
 /// Whether all memory calls were seen since the process began.
 fn is_memory_known(row: &Row, files: Option<&BTreeSet<FileId>>, around: Around<'_>) -> bool {
     let began = BootNs(row.start_boottime_ns);
@@ -303,7 +312,7 @@ fn cuda_process(
             .collect(),
         home: decode::ordinal(row.home).map(|_| decode::device(program, row.home, around.uuids)),
         memory: is_memory_known(row, files, around).then(|| decode::memory(row)),
-        last_launch: decode::last_launch(row),
+        last_launch: last_launch(row, files, around),
         fully_hooked: is_fully_hooked(files, around.hooked),
         exited: false,
     }
@@ -353,7 +362,8 @@ mod tests {
     ) -> Around<'a> {
         static PARTS: Parts = Parts::new();
         static UUIDS: Uuids = Uuids::new();
-        Around { at: AT, hooked, memory_since, parts: &PARTS, uuids: &UUIDS }
+        static NEVER: BTreeMap<FileId, BootNs> = BTreeMap::new();
+        Around { at: AT, hooked, blind_until: &NEVER, memory_since, parts: &PARTS, uuids: &UUIDS }
     }
 
     #[test]
@@ -445,6 +455,29 @@ mod tests {
         let next = Row { program: 1_000_000_002, ..row(1, 4) };
         assert_eq!(read(&mut lives, vec![(5, next)])[&process(5, 1)].counts.launches(), 4);
         assert_eq!(lives.replaced(around(&hooked, &since)), []);
+    }
+
+    fn check_last_launch(launched: u64, blind_until: Option<u64>, expected: Option<u64>) {
+        let mut lives = Lives::new(100, 16);
+        let row = Row { last_launch_ns: launched, ..row(3, 4) };
+        let present = lives.observe(vec![(5, row)], std::iter::empty());
+        lives.mapped(process(5, 3), AT, Some(BTreeSet::from([LIBRARY])));
+        let blind = blind_until.map(|it| (LIBRARY, BootNs(it))).into_iter().collect();
+        let (hooked, since) = (BTreeSet::new(), BTreeMap::new());
+        let around = Around { blind_until: &blind, ..around(&hooked, &since) };
+        let found = lives.report(&present, around);
+        assert_eq!(found[&process(5, 3)].last_launch, expected.map(BootNs));
+    }
+
+    #[test]
+    fn a_launch_may_have_been_missed_while_hooks_were_off() {
+        let second = 1_000_000_000;
+        check_last_launch(4 * second, None, Some(4 * second));
+        check_last_launch(4 * second, Some(9 * second), Some(9 * second));
+        check_last_launch(10 * second, Some(9 * second), Some(10 * second));
+        check_last_launch(0, Some(9 * second), Some(9 * second));
+        // Before it began.
+        check_last_launch(0, Some(2 * second), None);
     }
 
     fn check_memory(files: Option<&[FileId]>, since_s: u64, expected: bool) {

@@ -159,7 +159,7 @@ impl Tracer {
                 running.refresh(&mut self.libraries, at);
                 running.govern_all(&mut self.libraries);
                 running
-                    .read(at, &self.libraries, &self.proc)
+                    .read(at, &mut self.libraries, &self.proc)
                     .unwrap_or_else(|error| untraced(error.to_string()))
             }
         }
@@ -329,7 +329,7 @@ impl Running {
     fn read(
         &mut self,
         at: BootNs,
-        libraries: &Libraries,
+        libraries: &mut Libraries,
         proc: &Proc,
     ) -> Result<CudaReadings, KernelError> {
         self.kernel.check_owner()?;
@@ -343,7 +343,7 @@ impl Running {
         for tgid in &present.dead {
             self.kernel.remove(*tgid);
         }
-        let hooked = libraries.hooked_files();
+        let hooked = libraries.take_hooked_files();
         let files = libraries.files().collect();
         for process in self.lives.unmapped(&present, at, MAPPINGS_PER_READING) {
             self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid, &files));
@@ -356,6 +356,7 @@ impl Running {
         let around = Around {
             at,
             hooked: &hooked,
+            blind_until: &libraries.blind_until(),
             memory_since: &libraries.memory_since(),
             parts: &parts,
             uuids: &self.uuids,
@@ -366,7 +367,7 @@ impl Running {
         self.add_missed(at, &mut replaced, &mut processes);
         self.sweep(at, &owners, proc)?;
         Ok(CudaReadings {
-            tracing: self.tracing(libraries, &lost),
+            tracing: self.tracing(libraries, &lost, at),
             processes,
             replaced,
             cgroups: self.cgroups()?,
@@ -407,16 +408,18 @@ impl Running {
         self.kernel.belongings.sweep(owners, is_alive)
     }
 
-    fn tracing(&self, libraries: &Libraries, lost: &[u64; LOSSES]) -> Tracing {
+    fn tracing(&self, libraries: &Libraries, lost: &[u64; LOSSES], at: BootNs) -> Tracing {
         let totals = libraries.totals();
         let complaint = libraries.complaint();
+        let unwatched = libraries.unwatched(at);
         Tracing {
             on: complaint.is_none(),
             reason: complaint.unwrap_or_else(|| libraries.shortfalls()),
             hooks_attached: totals.attached,
             hooks_wanted: totals.wanted,
             hooks_slow: totals.slow,
-            lost: decode::lost(lost, self.lives.lost()),
+            lost: decode::lost(lost, self.lives.lost(), unwatched.times),
+            unwatched_ns: unwatched.ns,
             sampling: self.sampling(),
             hit_costs: Some(self.costs),
             memory_held_back: libraries.memory_held_back(),

@@ -11,6 +11,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
 use super::search::{Answer, Question, Search};
+use crate::clock;
 use crate::config::HookChoice;
 use crate::model::units::BootNs;
 use crate::samplers::process::driver::Proc;
@@ -59,10 +60,10 @@ impl Finder {
         matches!(self.state, State::Idle(_))
     }
 
-    pub(super) fn ask(&mut self, question: Question, at: BootNs) {
+    pub(super) fn ask(&mut self, question: Question) {
         self.state = match std::mem::replace(&mut self.state, State::Off) {
             State::Idle(thread) => match thread.questions.send(question) {
-                Ok(()) => State::Busy { thread, since: at },
+                Ok(()) => State::Busy { thread, since: clock::boot() },
                 Err(_) => State::Off,
             },
             other => other,
@@ -70,7 +71,7 @@ impl Finder {
     }
 
     /// What was found, once; `None` when nothing was asked or it is not there within `wait`.
-    pub(super) fn answer(&mut self, wait: Duration, at: BootNs) -> Option<Answer> {
+    pub(super) fn answer(&mut self, wait: Duration) -> Option<Answer> {
         let (thread, since) = match std::mem::replace(&mut self.state, State::Off) {
             State::Busy { thread, since } => (thread, since),
             other => {
@@ -83,7 +84,7 @@ impl Finder {
                 self.state = State::Idle(thread);
                 Some(answer)
             }
-            Err(RecvTimeoutError::Timeout) if at.since(since) < STUCK_NS => {
+            Err(RecvTimeoutError::Timeout) if clock::boot().since(since) < STUCK_NS => {
                 self.state = State::Busy { thread, since };
                 None
             }

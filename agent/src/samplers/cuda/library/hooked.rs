@@ -1,11 +1,12 @@
 //! One library file and the groups of hooks that are on it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::coverage::LibraryCoverage;
 use super::driver::LibraryFile;
 use super::search::{Origin, Place, Prepared};
 use super::text::{self, TextCheck};
+use crate::clock;
 use crate::model::ids::ProcessId;
 use crate::model::units::BootNs;
 use crate::samplers::cuda::driver::{Kernel, KernelError, Links, detach};
@@ -24,7 +25,15 @@ pub(super) struct Hooked {
     memory: Memory,
     /// Groups that are on. A link detaches when it goes.
     links: BTreeMap<Group, Links>,
+    /// Groups that are off for a look, and since when.
+    off: Option<(BootNs, BTreeSet<Group>)>,
+    /// Hooks on work were off since the last reading.
+    blinked: bool,
+    blind_until: Option<BootNs>,
 }
+
+/// Silence in a file is evidence when these are on.
+const WORK: [Group; 4] = [Group::Life, Group::Launches, Group::Copies, Group::Waits];
 
 /// Whether hooks on the memory functions would do harm.
 #[derive(Debug)]
@@ -47,10 +56,12 @@ struct HeldBack {
 }
 
 /// Pages may be a process's own although nothing in them has changed, because the kernel did not give
-/// the file's back at once when earlier hooks went. It does when hooks on them go once more: so some
-/// looks are worth while although the same processes live, each after twice the time.
+/// the file's back at once when earlier hooks went. It does when hooks on them go once more: so one look is
+/// worth while although the same processes live. Calls are missed meanwhile, so that it is only one.
 const LOOK_NS: u64 = 10_000_000_000;
-const MOST_LOOKS: u32 = 5;
+const MOST_LOOKS: u32 = 1;
+/// Looks in vain are further and further apart.
+const MOST_DOUBLINGS: u32 = 5;
 
 impl Hooked {
     /// All groups that do no harm, or an error and none.
@@ -69,10 +80,21 @@ impl Hooked {
             None => Memory::Harmless,
             Some(held) => Memory::HeldBack(held),
         };
-        let mut hooked = Self { place, library, used: at, memory, links: BTreeMap::new() };
+        let mut hooked = Self {
+            place,
+            library,
+            used: at,
+            memory,
+            links: BTreeMap::new(),
+            off: None,
+            blinked: false,
+            blind_until: None,
+        };
         for group in Group::ALL {
             hooked.put_on(kernel, group)?;
         }
+        // What went before is another matter: these are the first hooks.
+        hooked.blind_until = None;
         Ok(hooked)
     }
 
@@ -88,20 +110,44 @@ impl Hooked {
         let harmless = group != Group::Memory || matches!(self.memory, Memory::Harmless);
         if harmless && !self.links.contains_key(&group) {
             self.links.insert(group, kernel.attach(&self.library, group)?);
+            if WORK.contains(&group) {
+                self.blind_until = Some(clock::boot());
+            }
         }
         Ok(())
     }
 
     /// The hooks are gone when what is returned is dropped.
     pub(super) fn take_off(&mut self, group: Group) -> Option<Links> {
+        self.blinked |= WORK.contains(&group);
         self.links.remove(&group)
     }
 
-    /// Returns which were on.
-    pub(super) fn take_all_off(&mut self) -> Vec<Group> {
-        let groups = self.links.keys().copied().collect();
+    /// For a look at the text, which counts as one even if nothing comes of it. `now` is when this
+    /// happens, `at` the time of the reading.
+    pub(super) fn take_all_off(&mut self, now: BootNs, at: BootNs) {
+        if let Memory::HeldBack(held) = &mut self.memory {
+            held.at = at;
+            held.looks = held.looks.saturating_add(1);
+        }
+        self.blinked = true;
+        self.off = Some((now, self.links.keys().copied().collect()));
         detach(self.leave());
-        groups
+    }
+
+    /// Puts on what was off for a look. Returns for how long it was off; after an error it still is.
+    pub(super) fn restore(&mut self, kernel: &mut Kernel) -> Result<u64, KernelError> {
+        let Some((since, groups)) = self.off.clone() else { return Ok(0) };
+        for group in groups.iter().chain([&Group::Memory]) {
+            self.put_on(kernel, *group)?;
+        }
+        self.off = None;
+        Ok(clock::boot().since(since))
+    }
+
+    /// For how long hooks are off for a look that has not ended.
+    pub(super) fn off_ns(&self, at: BootNs) -> u64 {
+        self.off.as_ref().map_or(0, |(since, _)| at.since(*since))
     }
 
     /// What holds all hooks.
@@ -131,8 +177,17 @@ impl Hooked {
     /// they say nothing about idleness.
     pub(super) fn sees_all_work(&self) -> bool {
         let unseen = |it: &Skipped| matches!(it.why, Why::Unreadable | Why::Refused(_));
-        let work = [Group::Life, Group::Launches, Group::Copies, Group::Waits];
-        !self.library.plan.skipped.iter().any(unseen) && work.iter().all(|it| self.is_on(*it))
+        !self.library.plan.skipped.iter().any(unseen) && WORK.iter().all(|it| self.is_on(*it))
+    }
+
+    /// Whether that holds, and did all the time since this was asked last.
+    pub(super) fn take_sight(&mut self) -> bool {
+        !std::mem::take(&mut self.blinked) && self.sees_all_work()
+    }
+
+    /// When hooks on work were put on again the last time.
+    pub(super) fn blind_until(&self) -> Option<BootNs> {
+        self.blind_until
     }
 
     /// Since when every memory call in this file is seen; `None` when they are not.
@@ -150,7 +205,7 @@ impl Hooked {
     /// Whether its text should be looked at again, with all hooks off.
     pub(super) fn wants_look(&self, at: BootNs, lives: impl Fn(ProcessId) -> bool) -> bool {
         let Memory::HeldBack(held) = &self.memory else { return false };
-        let wait = LOOK_NS << held.looks.min(MOST_LOOKS);
+        let wait = LOOK_NS << held.looks.min(MOST_DOUBLINGS);
         let worth = held.looks < MOST_LOOKS || !held.processes.iter().any(|it| lives(*it));
         !held.for_good && at.since(held.at) > wait && worth
     }
@@ -160,7 +215,7 @@ impl Hooked {
         let Memory::HeldBack(held) = &mut self.memory else { return };
         match HeldBack::found(text, at) {
             None => self.memory = Memory::Harmless,
-            Some(found) => *held = HeldBack { looks: held.looks.saturating_add(1), ..found },
+            Some(found) => *held = HeldBack { looks: held.looks, ..found },
         }
     }
 
@@ -208,7 +263,8 @@ impl HeldBack {
                 tgids.join(", ")
             )
         };
-        Some(Self { why, processes: text.changed.clone(), for_good: false, at, looks: 0 })
+        let reasons = text.changed.iter().chain(&text.hidden).copied().collect();
+        Some(Self { why, processes: reasons, for_good: false, at, looks: 0 })
     }
 
     fn ucx(tgid: u32, at: BootNs) -> Self {

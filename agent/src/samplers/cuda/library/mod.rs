@@ -22,6 +22,7 @@ use super::governor::driver::Target;
 use super::governor::gates::Gates;
 use super::hooks::Group;
 use super::reason;
+use crate::clock;
 use crate::config;
 use crate::model::ids::ProcessId;
 use crate::model::readings::HitCosts;
@@ -29,7 +30,7 @@ use crate::model::units::BootNs;
 use crate::samplers::process::decode::FileId;
 use crate::samplers::process::driver::Proc;
 use coverage::{LibraryCoverage, Totals};
-use driver::{LibraryError, Version};
+use driver::{LibraryError, LibraryFile, Version};
 use finder::Finder;
 use hooked::Hooked;
 use room::{Caps, Occupant, Room};
@@ -42,9 +43,12 @@ const SCAN_NS: u64 = 5_000_000_000;
 /// A file that no process has mapped for so long is let go, unless a configured path leads to it: an
 /// open file keeps the file system of a container that has ended.
 const UNUSED_NS: u64 = 60_000_000_000;
-/// How long a reading waits for the search. It takes milliseconds, unless something is wrong.
-const WAIT: Duration = Duration::from_secs(1);
+/// How long a reading waits for the search. It takes milliseconds, unless something is wrong: then the
+/// answer is taken at a later reading.
+const WAIT: Duration = Duration::from_millis(100);
 const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// How long hooks stay off for a look at the text.
+const LOOK_WAIT: Duration = Duration::from_millis(200);
 /// Copies that could not be hooked and are remembered.
 const MOST_REFUSED: usize = 256;
 
@@ -66,6 +70,16 @@ pub(crate) struct Libraries {
     /// What the last look at the processes did not reach.
     postponed: usize,
     unseen: usize,
+    unwatched: Unwatched,
+}
+
+/// Time in which hooks were off without anything that stands for the calls that were missed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Unwatched {
+    /// The sum over files.
+    pub(crate) ns: u64,
+    /// How often it came to that.
+    pub(crate) times: u64,
 }
 
 #[derive(Debug)]
@@ -126,6 +140,7 @@ impl Libraries {
             scanned: None,
             postponed: 0,
             unseen: 0,
+            unwatched: Unwatched::default(),
         }
     }
 
@@ -143,10 +158,13 @@ impl Libraries {
             it.used = at;
         }
         let mut changed = false;
-        if let Some(mut late) = self.finder.answer(Duration::ZERO, at) {
-            // The hooks were on again by then: these pages are our doing.
-            late.checked.clear();
+        // What a look found late says nothing: the hooks were on again by then.
+        if let Some(late) = self.finder.answer(Duration::ZERO) {
             changed |= self.take(kernel, late, at);
+        }
+        self.restore(kernel);
+        if self.finder.is_idle() {
+            self.look(kernel, at);
         }
         if !self.finder.is_idle() {
             return changed;
@@ -156,35 +174,61 @@ impl Libraries {
         if question.is_empty() {
             return changed;
         }
-        let off = self.take_off_all(&question);
-        self.finder.ask(question, at);
-        if let Some(answer) = self.finder.answer(wait, at) {
+        self.finder.ask(question);
+        if let Some(answer) = self.finder.answer(wait) {
             changed |= self.take(kernel, answer, at);
-        }
-        for (file, groups) in off {
-            self.put_on_again(kernel, file, &groups);
         }
         changed
     }
 
-    /// Of files whose text is looked at: what is on them makes pages the processes' own.
-    fn take_off_all(&mut self, question: &Question) -> Vec<(FileId, Vec<Group>)> {
-        let files: BTreeSet<FileId> = question.checks.iter().map(|it| it.id).collect();
-        if !files.is_empty() {
-            driver::settle_pages();
+    /// Looks at text again. What is on it makes pages the processes' own, so that all hooks of such a
+    /// file are off meanwhile, and its calls are missed.
+    fn look(&mut self, kernel: &mut Kernel, at: BootNs) {
+        let lives = |it: ProcessId| self.proc.process_id(it.tgid) == Some(it);
+        let due: Vec<LibraryFile> = self
+            .hooked
+            .iter()
+            .filter(|it| it.wants_look(at, lives))
+            .map(|it| it.library.clone())
+            .collect();
+        if due.is_empty() {
+            return;
         }
-        let hooked = self.hooked.iter_mut().filter(|it| files.contains(&it.file()));
-        hooked.map(|it| (it.file(), it.take_all_off())).collect()
-    }
-
-    fn put_on_again(&mut self, kernel: &mut Kernel, file: FileId, groups: &[Group]) {
-        let Some(hooked) = self.find(file) else { return };
-        for group in groups.iter().chain([&Group::Memory]) {
-            if let Err(error) = hooked.put_on(kernel, *group) {
-                let path = hooked.place.path.display();
-                tracing::warn!(library = %path, "cannot put hooks on again: {error}");
+        driver::settle_pages();
+        let begun = clock::boot();
+        for hooked in self.hooked.iter_mut().filter(|it| due.iter().any(|due| due.id == it.file()))
+        {
+            hooked.take_all_off(begun, at);
+            self.unwatched.times += 1;
+        }
+        self.finder.ask(Question { checks: due, ..Question::default() });
+        if let Some(answer) = self.finder.answer(LOOK_WAIT) {
+            for (file, text) in answer.checked {
+                if let Some(hooked) = self.find(file) {
+                    hooked.looked_at(&text, at);
+                }
             }
         }
+        self.restore(kernel);
+    }
+
+    /// Puts on again what was off for a look.
+    fn restore(&mut self, kernel: &mut Kernel) {
+        for hooked in &mut self.hooked {
+            match hooked.restore(kernel) {
+                Ok(off_ns) => self.unwatched.ns += off_ns,
+                Err(error) => {
+                    let path = hooked.place.path.display();
+                    tracing::warn!(library = %path, "cannot put hooks on again: {error}");
+                }
+            }
+        }
+    }
+
+    /// What was missed without a trace so far, because hooks were off.
+    pub(crate) fn unwatched(&self, at: BootNs) -> Unwatched {
+        let still: u64 = self.hooked.iter().map(|it| it.off_ns(at)).sum();
+        Unwatched { ns: self.unwatched.ns + still, ..self.unwatched }
     }
 
     fn question(&mut self, at: BootNs, urgent: Vec<u32>) -> Question {
@@ -194,15 +238,8 @@ impl Libraries {
         if scan {
             self.scanned = Some(at);
             question.paths = self.due_paths(at);
-            let lives = |it: ProcessId| self.proc.process_id(it.tgid) == Some(it);
-            for it in &self.hooked {
-                if !self.is_current(it) {
-                    question.watched.push(it.library.clone());
-                }
-                if it.wants_look(at, lives) {
-                    question.checks.push(it.library.clone());
-                }
-            }
+            let watched = self.hooked.iter().filter(|it| !self.is_current(it));
+            question.watched = watched.map(|it| it.library.clone()).collect();
         }
         self.refused.retain(|_, it| at.since(it.at) <= RETRY_NS);
         question.known = self.known_files();
@@ -232,11 +269,6 @@ impl Libraries {
 
     fn take(&mut self, kernel: &mut Kernel, answer: Answer, at: BootNs) -> bool {
         let mut changed = false;
-        for (file, text) in answer.checked {
-            if let Some(hooked) = self.find(file) {
-                hooked.looked_at(&text, at);
-            }
-        }
         for (file, result) in answer.rewritten {
             let Some(index) = self.hooked.iter().position(|it| it.file() == file) else { continue };
             let old = self.hooked.remove(index);
@@ -419,9 +451,15 @@ impl Libraries {
         self.hooked.iter_mut().find(|it| it.file() == file)
     }
 
-    /// Files in which no launch, copy or wait goes unseen.
-    pub(crate) fn hooked_files(&self) -> BTreeSet<FileId> {
-        self.hooked.iter().filter(|it| it.sees_all_work()).map(Hooked::file).collect()
+    /// Files in which no launch, copy or wait went unseen since this was asked last.
+    pub(crate) fn take_hooked_files(&mut self) -> BTreeSet<FileId> {
+        let seen = self.hooked.iter_mut().filter_map(|it| it.take_sight().then(|| it.file()));
+        seen.collect()
+    }
+
+    /// Until when work in a file was unseen, where its hooks were off and are on again.
+    pub(crate) fn blind_until(&self) -> BTreeMap<FileId, BootNs> {
+        self.hooked.iter().filter_map(|it| Some((it.file(), it.blind_until()?))).collect()
     }
 
     /// Files that need not be looked at: hooked, or refused a short time ago.

@@ -47,7 +47,10 @@ pub(super) struct Question {
 
 impl Question {
     pub(super) fn is_empty(&self) -> bool {
-        self.paths.is_empty() && !self.scan && (self.urgent.is_empty() || !self.copies)
+        self.paths.is_empty()
+            && !self.scan
+            && self.checks.is_empty()
+            && (self.urgent.is_empty() || !self.copies)
     }
 }
 
@@ -195,7 +198,7 @@ impl Search {
         let processes =
             processes.into_iter().inspect(|tgid| self.at.store(*tgid, Ordering::Relaxed));
         let mut found = text::check(&self.proc, processes, library.id, &library.plan);
-        found.unseen += avoided.len();
+        avoided.into_iter().for_each(|it| found.hide(self.proc.process_id(it)));
         found
     }
 

@@ -34,6 +34,8 @@ pub(crate) struct TextCheck {
     pub(super) ucx: Vec<ProcessId>,
     /// Processes that could not be looked at.
     pub(super) unseen: usize,
+    /// Some of them.
+    pub(super) hidden: Vec<ProcessId>,
     /// The configuration wants none.
     pub(super) unwanted: bool,
 }
@@ -62,7 +64,7 @@ pub(super) fn check(
         match check_process(proc, tgid, file, plan) {
             Ok(Some(process)) => found.add(proc, tgid, process),
             Ok(None) => {}
-            Err(error) if is_hidden(&error) => found.unseen += 1,
+            Err(error) if is_hidden(&error) => found.hide(proc.process_id(tgid)),
             // It has ended.
             Err(_) => {}
         }
@@ -83,6 +85,13 @@ struct Mapper {
 }
 
 impl TextCheck {
+    pub(super) fn hide(&mut self, process: Option<ProcessId>) {
+        self.unseen += 1;
+        if self.hidden.len() < MOST_NAMED {
+            self.hidden.extend(process);
+        }
+    }
+
     fn add(&mut self, proc: &Proc, tgid: u32, mapper: Mapper) {
         let Some(process) = proc.process_id(tgid) else { return };
         if mapper.changed && self.changed.len() < MOST_NAMED {
