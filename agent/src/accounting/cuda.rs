@@ -37,6 +37,8 @@ pub(super) type Key = (Holder, Option<DeviceId>);
 #[derive(Clone, Debug)]
 pub(super) struct Seen {
     pub(super) holder: Holder,
+    /// `None` = not known.
+    pub(super) program: Option<u64>,
     pub(super) counts: CudaCounts,
     /// The part of them that the kernel does not know.
     pub(super) estimated: CudaCounts,
@@ -86,8 +88,8 @@ impl CudaMeter {
                 seen.devices.note(device);
             }
         }
-        self.count_ownerless(&next.cuda.overflow);
         self.let_go(next);
+        self.count_ownerless(&next.cuda.overflow);
     }
 
     /// What was counted since the last `close`, as if the span ended at `at`.
@@ -139,6 +141,7 @@ impl CudaMeter {
     /// counts from zero.
     fn replace(&mut self, id: ProcessId, program: &CudaProcess, next: &Readings) {
         let counted = program.counts.since(&program.estimated);
+        self.part(id, program);
         let before = self.seen.get(&id).map(|it| it.holder.clone());
         // Its user may have changed with the program, its group has not.
         let now = next.holders.get(&id).filter(|it| it.kind != HolderKind::User).cloned();
@@ -157,6 +160,7 @@ impl CudaMeter {
         holder: Option<&Holder>,
         next: &Readings,
     ) {
+        self.part(id, program);
         let holder = |known: Option<&Seen>| {
             let holder = holder.or(known.map(|it| &it.holder));
             holder.cloned().unwrap_or_else(|| user(program.uid))
@@ -184,7 +188,17 @@ impl CudaMeter {
         self.seen.insert(id, seen);
     }
 
-    /// A process that has ended is on no further device. A tracer that is on lists every other.
+    /// A process may run another program than was seen, although nobody heard of an end.
+    fn part(&mut self, id: ProcessId, program: &CudaProcess) {
+        if let Some(seen) = self.seen.get_mut(&id).filter(|it| it.is_another(program)) {
+            seen.settle(&mut self.open);
+            self.totals.lose(seen);
+            seen.begin_anew();
+        }
+    }
+
+    /// A process that has ended is on no further device. A tracer that is on lists every other: the
+    /// end of one that is missing could not be told.
     fn let_go(&mut self, next: &Readings) {
         for (id, seen) in &mut self.seen {
             if next.cuda.processes.get(id).is_none_or(|it| it.exited) {
@@ -192,7 +206,10 @@ impl CudaMeter {
             }
         }
         if next.cuda.tracing.on {
-            self.seen.retain(|id, _| next.cuda.processes.contains_key(id));
+            let gone = |id: &ProcessId| !next.cuda.processes.contains_key(id);
+            for (_, seen) in self.seen.extract_if(.., |id, _| gone(id)) {
+                self.totals.lose(&seen);
+            }
         }
     }
 }
@@ -236,6 +253,7 @@ impl Seen {
     pub(super) fn new(holder: Holder) -> Self {
         Self {
             holder,
+            program: None,
             counts: CudaCounts::default(),
             estimated: CudaCounts::default(),
             elsewhere: BTreeMap::new(),
@@ -250,6 +268,21 @@ impl Seen {
         self.counts.since(&self.estimated)
     }
 
+    /// Whether this one counted nothing of what was seen.
+    fn is_another(&self, program: &CudaProcess) -> bool {
+        match program.program {
+            Some(it) => self.program.is_some_and(|seen| seen != it),
+            None => program.counts.is_zero(),
+        }
+    }
+
+    /// The kernel counts from zero. What is estimated is told of the process, and goes on.
+    fn begin_anew(&mut self) {
+        self.program = None;
+        self.counts = self.estimated;
+        self.elsewhere.clear();
+    }
+
     /// What came on top, by the device that the process names. What it does not name is in
     /// `unplaced`, unless it uses several devices: then the driver's list does not tell either.
     fn advance(&mut self, program: &CudaProcess) -> Vec<(CudaDevice, CudaCounts)> {
@@ -257,6 +290,7 @@ impl Seen {
         let mut rest = program.counts.since(&self.counts);
         self.counts = self.counts.at_least(&program.counts);
         self.estimated = program.estimated;
+        self.program = program.program.or(self.program);
         let mut parts = Vec::new();
         for (device, counts) in &program.elsewhere {
             let before = self.elsewhere.entry(device.ordinal).or_default();

@@ -25,6 +25,14 @@ impl Totals {
     pub(super) fn after(baseline: Option<CudaBaseline>) -> Self {
         Self { baseline, ..Self::default() }
     }
+
+    /// Of a program whose end could not be told `overflow` has everything, or soon will: what is in
+    /// activities already is not counted there again.
+    pub(super) fn lose(&mut self, seen: &Seen) {
+        if !seen.ended {
+            self.overflow = self.overflow.plus(&seen.counted());
+        }
+    }
 }
 
 impl CudaMeter {
@@ -79,6 +87,7 @@ impl CudaMeter {
             let elsewhere =
                 program.elsewhere.iter().map(|(device, part)| (device.ordinal, *part)).collect();
             let seen = Seen {
+                program: program.program,
                 counts: program.counts,
                 estimated: program.estimated,
                 elsewhere,
@@ -93,7 +102,7 @@ impl CudaMeter {
         let added = overflow.since(&self.totals.overflow);
         if !added.is_zero() {
             self.open.entry((nobody(), None)).or_default().add(&added, false);
-            self.totals.overflow = *overflow;
+            self.totals.overflow = self.totals.overflow.at_least(overflow);
         }
     }
 
@@ -136,6 +145,8 @@ fn nobody() -> Holder {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::{CudaMeter, nobody};
     use crate::attribution::fixtures;
     use crate::model::ids::Holder;
@@ -210,6 +221,45 @@ mod tests {
             },
             &[(holder(), 2), (holder(), 3)],
         );
+    }
+
+    /// Program 1 was seen with 50 calls; then it is lost with 80, and `overflow` grows at once or one
+    /// reading later.
+    fn check_lost(change: &dyn Fn(&mut Readings), grows_at: u64, expected: &[(Holder, u64)]) {
+        let mut meter = CudaMeter::default();
+        for at in 1..=4 {
+            let mut next = reading(at * 1_000, 50);
+            let seen = next.cuda.processes.get_mut(&fixtures::process(10)).unwrap();
+            seen.program = Some(1);
+            if at > 1 {
+                change(&mut next);
+            }
+            next.cuda.overflow = fixtures::launched(if at >= grows_at { 80 } else { 0 });
+            meter.advance(None, &next);
+        }
+        let mut found: BTreeMap<Holder, u64> = BTreeMap::new();
+        for it in meter.close(BootNs(5_000)) {
+            *found.entry(it.holder).or_default() += it.counts.launches();
+        }
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
+    }
+
+    #[test]
+    fn a_program_whose_end_could_not_be_told_counts_once() {
+        let holder = || fixtures::holder("unit-10");
+        let runs = |launches, program| {
+            move |it: &mut Readings| {
+                fixtures::trace(it, 10, launches);
+                it.cuda.processes.get_mut(&fixtures::process(10)).unwrap().program = program;
+            }
+        };
+        let gone = |it: &mut Readings| it.cuda.processes.clear();
+        for grows_at in [2, 3] {
+            check_lost(&gone, grows_at, &[(holder(), 50), (nobody(), 30)]);
+            check_lost(&runs(0, None), grows_at, &[(holder(), 50), (nobody(), 30)]);
+            check_lost(&runs(9, Some(2)), grows_at, &[(holder(), 59), (nobody(), 30)]);
+            check_lost(&runs(99, Some(2)), grows_at, &[(holder(), 149), (nobody(), 30)]);
+        }
     }
 
     #[test]

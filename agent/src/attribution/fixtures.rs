@@ -135,6 +135,7 @@ pub(crate) fn trace(readings: &mut Readings, tgid: u32, launches: u64) {
 pub(crate) fn cuda_process(uid: u32, counts: CudaCounts) -> CudaProcess {
     CudaProcess {
         uid,
+        program: None,
         cgroup_id: None,
         counts,
         estimated: CudaCounts::default(),

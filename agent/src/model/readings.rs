@@ -169,7 +169,8 @@ pub struct CudaReadings {
     /// reading.
     pub cgroups: BTreeMap<u64, Arc<str>>,
     /// Calls that have no owner: of processes beyond `cuda.max_processes`, and of those whose end
-    /// no agent has lived to record. With `processes` they make the node's exact total.
+    /// no agent has lived to record. With `processes` they make the node's exact total. Of a program
+    /// whose end could not be told it has all, also what earlier readings gave to its process.
     pub overflow: CudaCounts,
     pub lineage: Lineage,
 }
@@ -238,6 +239,8 @@ pub struct Sampling {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CudaProcess {
     pub uid: u32,
+    /// Tells it from other programs of the process; `None` = nothing of it is in the kernel.
+    pub program: Option<u64>,
     /// Of the unified hierarchy, when the process was first seen. `None` = it was in none of its
     /// groups but the root, as on nodes that use the old hierarchies.
     pub cgroup_id: Option<u64>,

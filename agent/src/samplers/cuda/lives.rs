@@ -303,6 +303,7 @@ fn cuda_process(
     let parts = around.parts.get(&program).map(Vec::as_slice).unwrap_or_default();
     CudaProcess {
         uid: row.uid,
+        program: Some(row.program).filter(|it| *it != 0),
         cgroup_id: decode::cgroup(row),
         counts: decode::counts_at(row, around.at),
         estimated: CudaCounts::default(),
