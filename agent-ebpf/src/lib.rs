@@ -187,6 +187,9 @@ pub mod flag {
     pub const THREAD_STREAMS: usize = 5;
     /// The overflow row: it belongs to many, so that only its counts mean anything.
     pub const SHARED: usize = 6;
+    /// The counts are in the overflow row, or soon will be: they have no owner any more. Set before
+    /// they get there.
+    pub const ABANDONED: usize = 7;
 }
 
 /// Why a record was sent.

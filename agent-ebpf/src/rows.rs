@@ -181,7 +181,8 @@ fn finish(tgid: u32) {
 /// Nobody will read this row: its counts lose their owner.
 #[inline(never)]
 fn abandon<C: EbpfContext>(ctx: &C, tgid: u32) {
-    let Some(row) = COUNTERS.get_ptr(tgid) else { return };
+    let Some(row) = COUNTERS.get_ptr_mut(tgid) else { return };
+    set(row, flag::ABANDONED);
     fold(row, &OVERFLOW, false);
     fold(row, &RETIRED, true);
     loss::count(ctx, Loss::Processes, tgid);

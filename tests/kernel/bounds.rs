@@ -1,10 +1,13 @@
 //! Every bound, reached: totals stay exact, and what lost its owner is counted.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::{Child, Command, Stdio};
 
+use agent::accounting::cuda::CudaMeter;
 use agent::clock;
+use agent::model::readings::{CudaReadings, NvmlReadings, NvmlState, Readings};
 use agent::samplers::cuda::Tracer;
+use nix::sys::signal::Signal;
 
 use crate::rig::{Build, Node, exited, next_pid_is, only, without_wait};
 
@@ -69,6 +72,38 @@ fn a_successor_never_inherits_counts_that_nobody_has_read() {
     assert!(readings.processes.keys().all(|it| it.tgid != truth.tgid), "{readings:#?}");
     assert_eq!(without_wait(readings.overflow), truth.counts());
     end(&mut successor);
+}
+
+/// Nothing could tell of an end, and part of what it ends was counted before.
+#[test]
+fn a_program_that_was_read_before_its_end_was_lost_counts_once() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer_for(RECORDS * 2);
+    let then = format!("--then=--library {} --rounds 3", node.library().display());
+    let mut workload = node.start_with(&["--launches-per-second", "200", &then]);
+    let mut meter = CudaMeter::default();
+    let mut first = tracer.read(clock::boot());
+    while first.processes.values().all(|it| it.counts.launches() == 0) {
+        first = tracer.read(clock::boot());
+    }
+    let mut launches = count(&mut meter, first);
+    fill_ring(&mut tracer);
+    workload.signal(Signal::SIGTERM);
+    let truths = workload.finish_all();
+    for _ in 0..3 {
+        let readings = tracer.read(clock::boot());
+        assert!(readings.replaced.is_empty(), "the ring was full");
+        launches += count(&mut meter, readings);
+    }
+    assert_eq!(launches, truths.iter().map(|it| it.counts().launches()).sum::<u64>());
+}
+
+/// Launches in activities, all of the time so far when the last reading was counted.
+fn count(meter: &mut CudaMeter, cuda: CudaReadings) -> u64 {
+    let at = clock::boot();
+    let nvml = NvmlReadings { state: NvmlState::Ok, devices: BTreeMap::new() };
+    meter.advance(None, &Readings { at, nvml, cuda, holders: BTreeMap::new() });
+    meter.close(clock::boot()).iter().map(|it| it.counts.launches()).sum()
 }
 
 /// More than the ring holds.

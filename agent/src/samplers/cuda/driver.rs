@@ -387,7 +387,7 @@ impl Kernel {
     pub(crate) fn hit_costs(&mut self) -> HitCosts {
         let Some(programs) = &self.multi else { return ASSUMED };
         let measured = calibration::driver::measure(programs);
-        self.remove(std::process::id());
+        self.remove_if(std::process::id(), |_| true);
         measured.unwrap_or_else(|error| {
             tracing::warn!("what a hit costs is assumed, not measured: {error}");
             ASSUMED
@@ -407,13 +407,24 @@ impl Kernel {
         Ok(())
     }
 
-    /// Removes the row of a process that is gone.
-    pub(crate) fn remove(&mut self, tgid: u32) {
-        let removed = HashMap::<_, u32, Row>::try_from(&mut self.counters)
-            .and_then(|mut rows| rows.remove(&tgid));
-        if let Err(error) = removed {
+    /// Removes the row of a process that is gone, which nobody else changes any more. Returns whether
+    /// it was there: another process may have the tgid by now.
+    pub(crate) fn remove(&mut self, tgid: u32, dead: &Row) -> bool {
+        self.remove_if(tgid, |row| row == dead)
+    }
+
+    fn remove_if(&mut self, tgid: u32, is_that: impl Fn(&Row) -> bool) -> bool {
+        let removed = HashMap::<_, u32, Row>::try_from(&mut self.counters).and_then(|mut rows| {
+            let found = is_that(&rows.get(&tgid, 0)?);
+            if found {
+                rows.remove(&tgid)?;
+            }
+            Ok(found)
+        });
+        removed.unwrap_or_else(|error| {
             tracing::debug!(tgid, "the row of an exited process was gone already: {error}");
-        }
+            false
+        })
     }
 
     /// Takes every record that has arrived.

@@ -27,8 +27,18 @@ pub(crate) struct Lives {
     /// Programs that their process has left by exec, oldest first.
     replaced: Vec<(ProcessId, Final)>,
     mapped: BTreeMap<ProcessId, Mapped>,
+    /// Ends of this reading and of the one before: such a row may still be found, and its end told
+    /// again.
+    past: [Past; 2],
     overflow: CudaCounts,
     lost: u64,
+}
+
+/// What has ended, told or not.
+#[derive(Debug, Default)]
+struct Past {
+    processes: BTreeSet<ProcessId>,
+    programs: BTreeSet<Program>,
 }
 
 /// The last row of a program, and the CUDA libraries that it mapped.
@@ -72,8 +82,8 @@ pub(crate) struct Tracked {
 #[derive(Debug, Default)]
 pub(crate) struct Present {
     rows: BTreeMap<ProcessId, Row>,
-    /// Rows that only wait to be removed from the kernel.
-    pub(crate) dead: Vec<u32>,
+    /// Rows that only wait to be removed from the kernel. Who does so buries them.
+    pub(crate) dead: Vec<(u32, Row)>,
 }
 
 impl Lives {
@@ -84,6 +94,7 @@ impl Lives {
             ended: BTreeMap::new(),
             replaced: Vec::new(),
             mapped: BTreeMap::new(),
+            past: Default::default(),
             overflow: CudaCounts::default(),
             lost: 0,
         }
@@ -114,10 +125,13 @@ impl Lives {
         // A row without a start is being made: the next reading finds it whole.
         for (tgid, row) in rows.into_iter().filter(|(_, row)| row.start_boottime_ns != 0) {
             let process = self.identify(tgid, &row);
+            if row.flags[flag::ABANDONED] != 0 {
+                continue;
+            }
             if row.flags[flag::DEAD] != 0 {
-                present.dead.push(tgid);
-                self.end(process, tgid, row);
-            } else if self.is_replaced(tgid, &row) {
+                present.dead.push((tgid, row));
+            }
+            if self.is_replaced(tgid, &row) {
                 present.rows.insert(process, successor(&row));
             } else {
                 present.rows.insert(process, row);
@@ -127,9 +141,17 @@ impl Lives {
             let silent = Row { uid: it.uid, ..Row::default() };
             present.rows.entry(it.process).or_insert(silent);
         }
-        present.rows.retain(|process, _| !self.ended.contains_key(process));
+        let is_here = |it: &ProcessId| !self.ended.contains_key(it) && !self.has_ended(it);
+        present.rows.retain(|process, _| is_here(process));
         self.mapped.retain(|process, _| present.rows.contains_key(process));
         present
+    }
+
+    /// Takes in the end of a process whose dead row was removed.
+    pub(crate) fn bury(&mut self, present: &mut Present, tgid: u32, row: Row) {
+        let process = self.identify(tgid, &row);
+        present.rows.remove(&process);
+        self.end(process, tgid, row);
     }
 
     /// Devices of which the name is not known yet: the first one of each program.
@@ -150,12 +172,15 @@ impl Lives {
         gone.any(|it| it.row.flags[flag::SEVERAL_DEVICES] != 0)
     }
 
-    /// Processes whose mappings should be read now, at most `most`.
+    /// Processes whose mappings should be read now, at most `most`: first those of which nothing is
+    /// known, then those that were asked longest ago.
     pub(crate) fn unmapped(&self, present: &Present, at: BootNs, most: usize) -> Vec<ProcessId> {
-        let is_due = |process: &&ProcessId| {
-            self.mapped.get(process).is_none_or(|it| at.since(it.at) > LOOK_AGAIN_NS)
-        };
-        present.rows.keys().filter(is_due).take(most).copied().collect()
+        let asked = |process: &ProcessId| self.mapped.get(process).map(|it| it.at);
+        let is_due = |it: &Option<BootNs>| it.is_none_or(|it| at.since(it) > LOOK_AGAIN_NS);
+        let asked = present.rows.keys().map(|process| (asked(process), *process));
+        let mut due: Vec<_> = asked.filter(|it| is_due(&it.0)).collect();
+        due.sort_unstable();
+        due.into_iter().take(most).map(|it| it.1).collect()
     }
 
     /// Takes in what a process maps; `None` when it could not be read.
@@ -196,6 +221,7 @@ impl Lives {
         present: &Present,
         around: Around<'_>,
     ) -> BTreeMap<ProcessId, CudaProcess> {
+        self.past = [Past::default(), std::mem::take(&mut self.past[0])];
         let ended = std::mem::take(&mut self.ended);
         let gone = ended.into_iter().map(|(process, it)| {
             let last = cuda_process(it.tgid, &it.row, it.files.as_ref(), around);
@@ -231,11 +257,19 @@ impl Lives {
         decode::process_id(tgid, row, self.ticks_per_second)
     }
 
+    /// The first end with counts is the end. A blank one may come before it, or after it.
     fn end(&mut self, process: ProcessId, tgid: u32, row: Row) {
+        if self.has_ended(&process) {
+            return;
+        }
         let files = self.mapped.remove(&process).and_then(|it| it.files);
+        let is_blank = decode::counts(&row).is_zero();
+        if !is_blank {
+            self.past[0].processes.insert(process);
+        }
         if self.ended.len() < self.most_ended || self.ended.contains_key(&process) {
             self.ended.insert(process, Final { row, tgid, files });
-        } else {
+        } else if !is_blank {
             self.lose(&row);
         }
     }
@@ -246,6 +280,7 @@ impl Lives {
         if decode::counts(&record.row).is_zero() {
             return;
         }
+        self.past[0].programs.insert(program(record.tgid, &record.row));
         if self.replaced.len() < self.most_ended {
             self.replaced.push((process, Final { row: record.row, tgid: record.tgid, files }));
         } else {
@@ -260,7 +295,12 @@ impl Lives {
 
     /// Whether the program of this row has ended by exec since the row was read.
     fn is_replaced(&self, tgid: u32, row: &Row) -> bool {
-        self.replaced.iter().any(|(_, it)| program(it.tgid, &it.row) == program(tgid, row))
+        self.past.iter().any(|it| it.programs.contains(&program(tgid, row)))
+    }
+
+    /// With counts that are told or lost.
+    fn has_ended(&self, process: &ProcessId) -> bool {
+        self.past.iter().any(|it| it.processes.contains(process))
     }
 }
 
@@ -393,10 +433,44 @@ mod tests {
         let mut lives = Lives::new(100, 16);
         let mut dead = row(1, 9);
         dead.flags[flag::DEAD] = 1;
-        let present = lives.observe(vec![(5, dead)], std::iter::empty());
-        assert_eq!(present.dead, [5]);
+        let mut present = lives.observe(vec![(5, dead)], std::iter::empty());
+        assert_eq!(present.dead, [(5, dead)]);
+        lives.bury(&mut present, 5, dead);
         let found = report(&mut lives, &present);
         assert!(found[&process(5, 1)].exited);
+        // The kernel told it, too, before the row was removed.
+        exit(&mut lives, 5, dead);
+        assert_eq!(read(&mut lives, vec![]), BTreeMap::new());
+    }
+
+    #[test]
+    fn a_dead_row_that_the_kernel_took_ends_when_it_says_so() {
+        let mut lives = Lives::new(100, 16);
+        let mut dead = row(1, 9);
+        dead.flags[flag::DEAD] = 1;
+        assert!(!read(&mut lives, vec![(5, dead)])[&process(5, 1)].exited);
+        exit(&mut lives, 5, dead);
+        assert!(read(&mut lives, vec![])[&process(5, 1)].exited);
+    }
+
+    #[test]
+    fn a_blank_end_takes_no_counts_away() {
+        let last = |ends: [u64; 2]| {
+            let mut lives = Lives::new(100, 16);
+            ends.into_iter().for_each(|launches| exit(&mut lives, 5, row(1, launches)));
+            read(&mut lives, vec![])[&process(5, 1)].counts.launches()
+        };
+        assert_eq!([last([30, 0]), last([0, 30])], [30, 30]);
+    }
+
+    #[test]
+    fn what_lost_its_owner_is_reported_of_nobody() {
+        let mut lives = Lives::new(100, 0);
+        exit(&mut lives, 5, row(1, 30));
+        let mut abandoned = row(1, 8);
+        abandoned.flags[flag::ABANDONED] = 1;
+        assert_eq!(read(&mut lives, vec![(5, row(1, 20)), (6, abandoned)]), BTreeMap::new());
+        assert_eq!(lives.overflow().launches(), 30);
     }
 
     #[test]
@@ -513,5 +587,11 @@ mod tests {
         assert_eq!(lives.unmapped(&present, AT, 8), [process(6, 1)]);
         let later = AT + LOOK_AGAIN_NS + 1;
         assert_eq!(lives.unmapped(&present, later, 8).len(), 2);
+        lives.mapped(process(6, 1), AT + 1, None);
+        lives.mapped(process(5, 1), AT + 2, None);
+        let rows = vec![(5, row(1, 4)), (6, row(1, 4)), (7, row(1, 4))];
+        let present = lives.observe(rows, std::iter::empty());
+        let due = lives.unmapped(&present, later + 2, 8);
+        assert_eq!(due, [process(7, 1), process(6, 1), process(5, 1)]);
     }
 }

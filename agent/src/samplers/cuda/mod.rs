@@ -333,15 +333,20 @@ impl Running {
         proc: &Proc,
     ) -> Result<CudaReadings, KernelError> {
         self.kernel.check_owner()?;
+        // The overflow before rows: what a row lost to it in between is missing, not counted twice.
+        let overflow = decode::counts(&self.kernel.overflow()?);
         // Rows before records: a process that exits in between is found in both, never in neither.
         let rows = self.kernel.rows()?;
         self.drain();
         let owners = Owners::new(&rows);
         let is_on_several = rows.iter().any(|(_, it)| it.flags[flag::SEVERAL_DEVICES] != 0);
         self.left |= rows.iter().any(|(_, it)| it.resets != 0);
-        let present = self.lives.observe(rows, self.tracked.values().copied());
-        for tgid in &present.dead {
-            self.kernel.remove(*tgid);
+        let mut present = self.lives.observe(rows, self.tracked.values().copied());
+        for (tgid, row) in std::mem::take(&mut present.dead) {
+            // Else the kernel took it out meanwhile, and will say so.
+            if self.kernel.remove(tgid, &row) {
+                self.lives.bury(&mut present, tgid, row);
+            }
         }
         let hooked = libraries.take_hooked_files();
         let files = libraries.files().collect();
@@ -349,7 +354,6 @@ impl Running {
             self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid, &files));
         }
         let lost = self.kernel.lost()?;
-        let overflow = decode::counts(&self.kernel.overflow()?);
         let several = is_on_several || self.lives.ended_on_several();
         let parts = if several { self.kernel.belongings.parts()? } else { Parts::new() };
         self.name_devices(&present)?;
