@@ -64,7 +64,7 @@ impl CudaMeter {
 
     /// The hooks were on all the time.
     fn go_on(&mut self, baseline: CudaBaseline, next: &Readings) {
-        self.totals.overflow = baseline.overflow;
+        self.totals.overflow = baseline.overflow.plus(&next.cuda.lineage.abandoned);
         if self.since.is_none() && baseline.at < next.at {
             self.since = Some(baseline.at);
             self.watched_ns = next.at.since(baseline.at);
@@ -204,6 +204,14 @@ mod tests {
         let holder = || fixtures::holder("unit-10");
         check(|_| {}, &[(holder(), 4)]);
         check(|it| it.cuda.overflow = fixtures::launched(5), &[(holder(), 4), (nobody(), 3)]);
+        check(
+            |it| {
+                it.cuda.processes.clear();
+                it.cuda.overflow = fixtures::launched(10);
+                it.cuda.lineage.abandoned = fixtures::launched(5);
+            },
+            &[(nobody(), 3)],
+        );
         // Gone from /proc: it still belongs to who it was.
         check(|it| it.holders.clear(), &[(holder(), 4)]);
     }

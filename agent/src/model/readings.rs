@@ -185,6 +185,8 @@ pub struct Lineage {
     /// Final counts of programs that ended before this agent read anything, without those that had
     /// no owner.
     pub ended: CudaCounts,
+    /// The part of `overflow` that records have given to processes already.
+    pub abandoned: CudaCounts,
 }
 
 /// Whether silence of a process is evidence.

@@ -54,11 +54,11 @@ impl Inheritance {
             };
         };
         let gone = baseline.processes.iter().filter(|(id, it)| !found.explains(**id, &it.counts));
-        let ended = baseline.ended.plus(&sum(gone.map(|it| &it.1.counts)));
-        Self {
-            lineage: Lineage { ended, ..lineage },
-            ownerless: found.retired.since(&ended).since(&unread),
-        }
+        let known = baseline.ended.plus(&sum(gone.map(|it| &it.1.counts)));
+        // What the kernel could not tell is not in its sum, but in the overflow.
+        let told = found.retired.since(&unread);
+        let (ended, abandoned) = (known.at_most(&told), known.since(&told));
+        Self { lineage: Lineage { ended, abandoned, ..lineage }, ownerless: told.since(&known) }
     }
 }
 
@@ -66,8 +66,9 @@ impl Inheritance {
     /// Of two looks, what fewer programs seem to have lost.
     pub(crate) fn least(self, other: &Self) -> Self {
         let ended = self.lineage.ended.least(&other.lineage.ended);
+        let abandoned = self.lineage.abandoned.at_least(&other.lineage.abandoned);
         Self {
-            lineage: Lineage { ended, ..self.lineage },
+            lineage: Lineage { ended, abandoned, ..self.lineage },
             ownerless: self.ownerless.least(&other.ownerless),
         }
     }
@@ -146,6 +147,19 @@ mod tests {
         // Process 10 went on from 50 to 80; process 11 came and went unseen by records.
         check(&found(&[], &[], 180), (30, 150));
         check(&found(&[(10, 80)], &[], 125), (25, 100));
+    }
+
+    #[test]
+    fn what_the_kernel_could_not_tell_is_in_the_overflow() {
+        let abandoned = |retired| {
+            let inherited = Inheritance::new(&found(&[], &[], retired), Some(&baseline(50, 100)));
+            let lineage = inherited.lineage;
+            [lineage.abandoned, lineage.ended, inherited.ownerless].map(|it| it.launches())
+        };
+        assert_eq!(abandoned(100), [50, 100, 0]);
+        // Another one was lost with its agent: 20 of it stand for as many that overflowed.
+        assert_eq!(abandoned(120), [30, 120, 0]);
+        assert_eq!(abandoned(180), [0, 150, 30]);
     }
 
     #[test]
