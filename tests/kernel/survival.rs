@@ -149,6 +149,22 @@ fn what_a_dead_agent_left_can_be_removed_but_not_what_a_running_one_owns() {
 }
 
 #[test]
+fn a_folder_that_others_may_write_is_not_trusted() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    for (owner, mode) in [(0, 0o777), (12_345, 0o700)] {
+        std::fs::create_dir(pins.pin_root()).expect("it can be made");
+        let permissions = std::os::unix::fs::PermissionsExt::from_mode(mode);
+        std::fs::set_permissions(pins.pin_root(), permissions).expect("it is ours");
+        std::os::unix::fs::chown(pins.pin_root(), Some(owner), None).expect("it is ours");
+        let mut tracer = node.pinning_tracer(&pins.pin_root());
+        let tracing = tracer.read(clock::boot()).tracing;
+        assert!(tracing.unpinned.is_some_and(|it| it.contains("not trusted")), "{owner} {mode:o}");
+        drop(tracer);
+        std::fs::remove_dir(pins.pin_root()).expect("nothing was put there");
+    }
+}
+
+#[test]
 fn hooks_in_a_library_that_is_no_longer_traced_go() {
     let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
     let tracer = node.pinning_tracer(&pins.pin_root());

@@ -30,6 +30,11 @@ const TRIES: usize = 3;
 pub enum PinError {
     #[error("{0} is not in a bpf file system: mount -t bpf bpf /sys/fs/bpf")]
     NoFileSystem(PathBuf),
+    #[error(
+        "{0} belongs to another user or may be written by others: what is pinned there is not trusted. \
+         Remove it, or set cuda.pin_root to a folder of this agent's own"
+    )]
+    Foreign(PathBuf),
     #[error("a running agent owns what is pinned in {0}; nothing was removed. Stop it first")]
     Owned(PathBuf),
     #[error("cannot use {path}: {source}")]
@@ -97,6 +102,7 @@ impl Pins {
     /// counts mean something else.
     pub(crate) fn open(root: &Path) -> Result<Self, PinError> {
         let lock = own(root)?;
+        check_owner(root, &lock)?;
         let folder = root.join(version_folder(ABI));
         for other in versions(root)?.into_iter().filter(|it| *it != folder) {
             let removed = remove_version(&other)?;
@@ -268,6 +274,13 @@ fn own(root: &Path) -> Result<Flock<File>, PinError> {
         }
     }
     Err(PinError::Owned(root.to_owned()))
+}
+
+/// Whoever may write there could have pinned maps and links of their own.
+fn check_owner(root: &Path, folder: &File) -> Result<(), PinError> {
+    let found = folder.metadata().map_err(PinError::at(root))?;
+    let is_ours = found.uid() == nix::unistd::geteuid().as_raw() && found.mode() & 0o022 == 0;
+    if is_ours { Ok(()) } else { Err(PinError::Foreign(root.to_owned())) }
 }
 
 pub(crate) fn check_file_system(root: &Path) -> Result<(), PinError> {
