@@ -56,8 +56,11 @@ impl Running {
         }
     }
 
-    /// Does whatever the governor has asked for meanwhile.
+    /// Does whatever the governor has asked for meanwhile, and what failed before.
     pub(super) fn govern_all(&mut self, libraries: &mut Libraries) {
+        for (file, groups) in self.unrestored.clone() {
+            self.govern(Change::PutOn(file, groups), libraries);
+        }
         while let Some(change) = self.governing.as_mut().and_then(|it| it.changes.try_recv().ok()) {
             self.govern(change, libraries);
         }
@@ -67,6 +70,7 @@ impl Running {
         let Some(governing) = &self.governing else { return };
         match change {
             Change::TakeOff(file, groups) => {
+                self.unrestored.remove(&file);
                 match libraries.take_off(&mut self.kernel, file, &groups) {
                     Ok(Some(links)) => {
                         for it in links {
@@ -75,7 +79,14 @@ impl Running {
                         }
                     }
                     Ok(None) => return,
-                    Err(error) => tracing::warn!("cannot close a gate: {error}"),
+                    Err(error) => {
+                        tracing::warn!("calls go on being counted: cannot close a gate: {error}");
+                        // The governor decides again.
+                        if libraries.is_all_on(file) {
+                            governing.restored(file);
+                        }
+                        return;
+                    }
                 }
                 match libraries.target(file) {
                     Some(Ok(target)) => governing.sample(file, groups, target),
@@ -85,7 +96,14 @@ impl Running {
             }
             Change::PutOn(file, groups) => {
                 if let Err(error) = libraries.put_on(&mut self.kernel, file, &groups) {
-                    tracing::warn!("hooks could not be put on again: {error}");
+                    tracing::warn!(
+                        "hooks could not be put on again, trying at each reading: {error}"
+                    );
+                    self.unrestored.insert(file, groups);
+                    return;
+                }
+                if self.unrestored.remove(&file).is_some() {
+                    tracing::info!("hooks are on again");
                 }
                 governing.restored(file);
             }

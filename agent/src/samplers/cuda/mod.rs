@@ -32,10 +32,12 @@ use crate::config;
 use crate::model::readings::{Change, CudaReadings, HitCosts, Tracing};
 use crate::model::units::BootNs;
 use crate::model::usage::CudaBaseline;
+use crate::samplers::process::decode::FileId;
 use crate::samplers::process::driver::Proc;
 use belongings::{Owners, Parts, Uuids};
 use driver::{Bounds, Kernel, KernelError};
 use governor::driver::Governing;
+use hooks::Group;
 use inheritance::{Found, Inheritance};
 use library::Libraries;
 use library::coverage::LibraryCoverage;
@@ -80,6 +82,8 @@ struct Running {
     /// `None` = there is no bound on what tracing costs. Before the kernel: its thread uses the maps.
     governing: Option<Governing>,
     costs: HitCosts,
+    /// Groups that the governor wants on again and that could not be put on.
+    unrestored: BTreeMap<FileId, BTreeSet<Group>>,
     kernel: Kernel,
     lives: Lives,
     inherited: Inheritance,
@@ -300,6 +304,7 @@ impl Running {
         Ok(Self {
             governing,
             costs,
+            unrestored: BTreeMap::new(),
             inherited,
             kernel,
             lives,

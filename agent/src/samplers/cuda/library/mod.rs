@@ -423,13 +423,23 @@ impl Libraries {
         groups: &BTreeSet<Group>,
     ) -> Result<Option<Vec<Links>>, KernelError> {
         let Some(hooked) = self.find(file) else { return Ok(None) };
-        for group in groups {
-            kernel.set_gate(hooked.library.gates, *group, true)?;
+        let gates = hooked.library.gates;
+        if let Err(error) = groups.iter().try_for_each(|it| kernel.set_gate(gates, *it, true)) {
+            // The hooks stay on: what was closed must count again.
+            for group in groups {
+                kernel.set_gate(gates, *group, false)?;
+            }
+            return Err(error);
         }
         Ok(Some(groups.iter().filter_map(|it| hooked.take_off(*it)).collect()))
     }
 
-    /// Puts groups of one file on again. Does nothing where they are on, or the file was let go.
+    /// Whether the governor has nothing of a file off.
+    pub(crate) fn is_all_on(&mut self, file: FileId) -> bool {
+        self.find(file).is_some_and(|it| GOVERNED.into_iter().all(|group| it.is_on(group)))
+    }
+
+    /// Puts groups of one file on again, or none. Does nothing where they are on, or the file was let go.
     pub(crate) fn put_on(
         &mut self,
         kernel: &mut Kernel,
@@ -437,7 +447,13 @@ impl Libraries {
         groups: &BTreeSet<Group>,
     ) -> Result<(), KernelError> {
         let Some(hooked) = self.find(file) else { return Ok(()) };
-        groups.iter().try_for_each(|it| hooked.put_on(kernel, *it))
+        let off: Vec<Group> = groups.iter().filter(|it| !hooked.is_on(**it)).copied().collect();
+        let done = off.iter().try_for_each(|it| hooked.put_on(kernel, *it));
+        if done.is_err() {
+            // Calls of these are estimated as long as the others are off: they must not count, too.
+            off.iter().for_each(|it| drop(hooked.take_off(*it)));
+        }
+        done
     }
 
     /// What puts the groups of a file on that are off.
