@@ -28,7 +28,6 @@ pub enum Command {
         seconds: u64,
     },
     Resume,
-    Status,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

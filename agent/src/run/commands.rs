@@ -50,7 +50,6 @@ impl Agent {
                 Answer::Done("tracing goes on".to_owned())
             }
             Command::Resume => Answer::Refused("tracing is not paused".to_owned()),
-            Command::Status => self.status(),
         };
         // Whoever asked may be gone.
         drop(asked.reply.send(answer));
@@ -70,14 +69,5 @@ impl Agent {
         self.sources.cuda.pause(until, reason.clone());
         self.read("command").await;
         Answer::Done(format!("tracing is {reason}"))
-    }
-
-    fn status(&self) -> Answer {
-        let published = self.published.borrow().clone();
-        match published.map(|it| serde_json::to_string(&it.status)) {
-            Some(Ok(text)) => Answer::Done(text),
-            Some(Err(error)) => Answer::Refused(error.to_string()),
-            None => Answer::Refused("no reading yet, ask again in a second".to_owned()),
-        }
     }
 }
