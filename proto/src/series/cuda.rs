@@ -42,7 +42,7 @@ const COPIED_BYTES: [(&str, C); 5] = [
 
 const ALLOCATIONS: Family = Family::counter(
     "gleaner_tenant_cuda_allocations_total",
-    "Allocations by kind of memory and result (ok, out_of_memory, failed).",
+    "Allocations by kind of memory and result (ok, asked, out_of_memory, failed).",
 );
 /// Of each kind of memory: what succeeded, what failed, and which part of that for want of memory.
 const RESULTS: [(&str, [C; 3]); 5] = [
@@ -298,12 +298,15 @@ fn write_allocations(text: &mut Text, tenants: &[(Labels, Totals)]) {
             let count = |counter| totals.counts[counter];
             let others = count(failed).saturating_sub(count(out_of_memory));
             let is_first = succeeded == C::DeviceAllocations;
+            // Whether a call on a stream succeeds shows later, and nobody waits for it.
+            let is_awaited = succeeded != C::StreamOrderedAllocations;
+            let known = if is_awaited { "ok" } else { "asked" };
             for (result, value) in [
-                ("ok", count(succeeded)),
+                (known, count(succeeded)),
                 ("out_of_memory", count(out_of_memory)),
                 ("failed", others),
             ] {
-                let shown = value > 0 || (is_first && result == "ok");
+                let shown = value > 0 || (is_first && result == known);
                 text.count(&labels.with("result", result), shown.then_some(value));
             }
         }
