@@ -3,7 +3,7 @@
 use agent_ebpf::keys::{CALLS, CONTEXTS, Call, Thread};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_NOEXIST, pt_regs};
-use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
 use crate::maps::{THREADS, ZERO_THREAD};
 
@@ -43,7 +43,7 @@ pub(crate) fn forget(thread: u64) {
 
 /// Remembers a call until it returns. `false` where there is no room.
 #[inline(always)]
-pub(crate) fn begin<C: EbpfContext>(ctx: &C, kept: [u64; 3]) -> bool {
+pub(crate) fn begin<C: EbpfContext>(ctx: &C, kept: [u64; 3], start_ns: u64) -> bool {
     let Some(thread) = current() else { return false };
     let stack = stack(ctx) + RETURN_ADDRESS;
     let under_way = drop_left(thread, stack);
@@ -51,8 +51,6 @@ pub(crate) fn begin<C: EbpfContext>(ctx: &C, kept: [u64; 3]) -> bool {
         return false;
     }
     let call = call_at(thread, under_way);
-    // SAFETY: the helper has no preconditions.
-    let start_ns = unsafe { bpf_ktime_get_boot_ns() };
     // SAFETY: `call` is part of a map value that only this thread writes.
     unsafe {
         (&raw mut (*call).stack).write(stack);

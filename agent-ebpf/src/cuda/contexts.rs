@@ -21,7 +21,7 @@ pub(crate) fn cuda_context(ctx: ProbeContext) -> u32 {
         rows::set(row, flag::STREAMS);
     }
     let first: u64 = ctx.arg(0).unwrap_or(0);
-    if !threads::begin(&ctx, [first, argument(&ctx, cookie), 0]) {
+    if !threads::begin(&ctx, [first, argument(&ctx, cookie), 0], 0) {
         loss::count(&ctx, Loss::Contexts, rows::current_tgid());
     }
     0

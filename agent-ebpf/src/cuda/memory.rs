@@ -26,7 +26,7 @@ pub(crate) fn cuda_enter(ctx: ProbeContext) -> u32 {
         return 0;
     }
     let kept = if cookie.is(Op::Free) { taken(&ctx, cookie) } else { arguments(&ctx, cookie) };
-    if !threads::begin(&ctx, kept) {
+    if !threads::begin(&ctx, kept, clock(cookie)) {
         loss::count(&ctx, Loss::Results, rows::current_tgid());
         let outcome = Outcome { result: 0, waited_ns: 0, is_known: false };
         settle(&ctx, cookie, kept, outcome);
@@ -39,10 +39,16 @@ pub(crate) fn cuda_enter(ctx: ProbeContext) -> u32 {
 pub(crate) fn cuda_return(ctx: RetProbeContext) -> u32 {
     let cookie = cookie(&ctx);
     let Some(call) = threads::finish(&ctx) else { return 0 };
-    let waited_ns = now_ns().saturating_sub(call.start_ns);
+    let waited_ns = clock(cookie).saturating_sub(call.start_ns);
     let outcome = Outcome { result: ctx.ret::<i32>(), waited_ns, is_known: true };
     settle(&ctx, cookie, call.kept, outcome);
     0
+}
+
+/// Reading the clock costs as much as a lookup: only where the time counts.
+#[inline(always)]
+fn clock(cookie: Cookie) -> u64 {
+    if cookie.is(Op::Timed) { now_ns() } else { 0 }
 }
 
 /// In stream order: nothing is awaited. Only memory that was allocated otherwise is known.

@@ -19,7 +19,7 @@ pub(crate) fn cuda_wait(ctx: ProbeContext) -> u32 {
     }
     let Some(row) = rows::expected(&ctx) else { return 0 };
     let stream: u64 = ctx.arg(0).unwrap_or(0);
-    if !threads::begin(&ctx, [stream, spans::launches(row), 0]) {
+    if !threads::begin(&ctx, [stream, spans::launches(row), 0], now_ns()) {
         loss::count(&ctx, Loss::Results, rows::current_tgid());
         let Some(row) = rows::current(&ctx) else { return 0 };
         add(&ctx, row, Counter::Synchronizations as usize, 1);
