@@ -128,7 +128,8 @@ fn one_reading_that_fails_is_absent_alone() {
     let scrape = node.metrics();
     let of = |name: &str| scrape.value(name, &[("gpu_uuid", node.gpu_uuid(0))]);
     assert_eq!(of("gleaner_gpu_power_watts"), None, "absent is never zero");
-    assert_eq!(of("gleaner_gpu_temperature_celsius"), None);
+    let gpu = [("gpu_uuid", node.gpu_uuid(0)), ("sensor", "gpu")];
+    assert_eq!(scrape.value("gleaner_gpu_temperature_celsius", &gpu), None);
     assert_eq!(of("gleaner_gpu_busy_ratio"), Some(0.0));
     assert_eq!(
         health(&scrape, node.gpu_uuid(0), "ok"),
