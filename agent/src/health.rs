@@ -3,7 +3,7 @@
 //! A source that is missing is a state with a price, never a reason to stop: the agent is healthy as
 //! long as its loop turns.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::model::readings::{NvmlReadings, NvmlState, Tracing};
 use crate::spool::{SpoolState, SpoolStatus};
@@ -18,7 +18,7 @@ pub struct Part {
     pub message: String,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Active,

@@ -1,9 +1,10 @@
 //! `/status`: what the agent sees and how it is doing, as JSON for people and for tests.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::accounting::Observation;
 use crate::health::Part;
@@ -54,7 +55,7 @@ pub struct Holder {
 }
 
 /// One libcuda file and its hooks.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Library {
     pub path: String,
     /// Why it could not be hooked at all.
@@ -72,9 +73,9 @@ pub struct Library {
 }
 
 /// Hooks of a library that are attached and detached together.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct HookGroup {
-    pub group: &'static str,
+    pub group: Cow<'static, str>,
     pub attached: usize,
     /// Functions that this driver has.
     pub wanted: usize,
@@ -84,15 +85,15 @@ pub struct HookGroup {
     pub missing: usize,
 }
 
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Hook {
-    pub symbol: &'static str,
-    pub group: &'static str,
+    pub symbol: Cow<'static, str>,
+    pub group: Cow<'static, str>,
     /// Bytes from the entry of the function; absent where nothing is attached.
     pub offset: Option<u8>,
     pub slow: bool,
     /// The function that has the same address, and whose hook counts this one's calls.
-    pub same_as: Option<&'static str>,
+    pub same_as: Option<Cow<'static, str>>,
     pub reason: String,
 }
 
@@ -169,7 +170,7 @@ fn group(group: Group, hooks: &[HookCoverage]) -> HookGroup {
         hooks.iter().filter(|it| it.group == group && holds(&it.state)).count()
     };
     HookGroup {
-        group: group.as_str(),
+        group: group.as_str().into(),
         attached: count(|it| matches!(it, HookState::Attached { .. } | HookState::SameAs(_))),
         wanted: count(|it| !matches!(it, HookState::Missing)),
         slow: count(|it| matches!(it, HookState::Attached { slow: true, .. })),
@@ -189,10 +190,11 @@ fn hook(hook: &HookCoverage) -> Hook {
         }
     };
     let same_as = match hook.state {
-        HookState::SameAs(other) => Some(other),
+        HookState::SameAs(other) => Some(other.into()),
         _ => None,
     };
-    Hook { symbol: hook.symbol, group: hook.group.as_str(), offset, slow, same_as, reason }
+    let (symbol, group) = (hook.symbol.into(), hook.group.as_str().into());
+    Hook { symbol, group, offset, slow, same_as, reason }
 }
 
 impl fmt::Display for Library {

@@ -185,6 +185,20 @@ fn what_the_kernel_programs_have_to_say_is_in_the_log() {
     });
 }
 
+/// Its own hooks would look like text that somebody changed.
+#[test]
+fn doctor_beside_a_running_agent_says_what_that_agent_traces() {
+    let node = Setup::gpus(1).start();
+    let _tenant = node.tenant("t", &["--rounds=1", "--hold"]);
+    let said = run(&node.agent_command(&["doctor", "--json"]));
+    let report: serde_json::Value = serde_json::from_str(&said.output).unwrap();
+    let library = &report["libraries"][0];
+    assert_eq!(library["attached"], library["wanted"], "{library}");
+    let tracing = &report["parts"].as_array().unwrap()[1];
+    assert!(tracing["message"].as_str().unwrap().contains("the running agent"), "{tracing}");
+    assert_eq!(node.status()["libraries"][0]["attached"], library["attached"]);
+}
+
 #[test]
 fn doctor_says_what_is_missing_and_what_it_costs() {
     let mut node = Setup::gpus(1).make();

@@ -47,7 +47,11 @@ fn of_library(library: &Library) -> Vec<Finding> {
     }
     let mut findings = Vec::new();
     let sum = |of: fn(&HookGroup) -> usize| library.groups.iter().map(of).sum::<usize>();
-    let (slow, unhooked) = (sum(|it| it.slow), library.wanted - library.attached);
+    // Memory functions that are held back are a finding of their own.
+    let held_back = |it: &&HookGroup| library.memory_held_back.is_some() && it.group == "memory";
+    let wanting = library.groups.iter().filter(|it| !held_back(it));
+    let unhooked: usize = wanting.map(|it| it.wanted - it.attached).sum();
+    let slow = sum(|it| it.slow);
     if slow > 0 {
         findings.push(Finding::new(
             format!(
@@ -74,7 +78,7 @@ mod tests {
     use crate::status::{HookGroup, Library};
 
     fn library(attached: usize, slow: usize, error: Option<&str>) -> Library {
-        let group = HookGroup { group: "launches", attached, wanted: 8, slow, missing: 2 };
+        let group = HookGroup { group: "launches".into(), attached, wanted: 8, slow, missing: 2 };
         Library {
             path: "/libcuda.so.1".to_owned(),
             error: error.map(str::to_owned),

@@ -1,9 +1,10 @@
 //! `gleaner-agent doctor`: what can and cannot be seen here, and what each missing thing costs.
 //!
 //! It starts the real sources, reads them once and stops them: what it says is what the agent would
-//! find. The spool is not opened, so that a running agent is not disturbed.
+//! find. A running agent is not disturbed: the spool is not opened, and of tracing it is asked.
 
 mod findings;
+mod running;
 
 use std::path::Path;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use crate::samplers::cuda::pins;
 use crate::samplers::sources::Sources;
 use crate::status::{self, Library};
 use findings::Finding;
+use running::Running;
 
 /// Long enough for a collector on the other side of a site.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -32,17 +34,25 @@ pub struct Report {
 
 /// Looks at everything once.
 pub async fn examine(config: &Config) -> Report {
-    let mut sources = Sources::start(&undisturbing(config), None);
-    let mut readings = sources.read(clock::boot()).await;
-    let tracing = &mut readings.cuda.tracing;
-    // Nothing was pinned here on purpose: see below.
-    tracing.unpinned = None;
-    let libraries = status::libraries(&sources.cuda.coverage());
-    let mut findings = findings::of_tracing(tracing, &libraries);
+    let running = running::ask(config.http_listen).await;
+    let told = running.as_ref().and_then(Running::tracing_part);
+    let mut sources = Sources::start(&undisturbing(config, told.is_some()), None);
+    let readings = sources.read(clock::boot()).await;
+    let (tracing_part, tracing, libraries) = match (running, told) {
+        (Some(running), Some(part)) => (part, running.tracing(), running.libraries),
+        _ => {
+            let mut tracing = readings.cuda.tracing;
+            // Nothing was pinned here on purpose: see below.
+            tracing.unpinned = None;
+            let libraries = status::libraries(&sources.cuda.coverage());
+            (health::of_tracing(&tracing, config.cuda.enabled), tracing, libraries)
+        }
+    };
+    let mut findings = findings::of_tracing(&tracing, &libraries);
     findings.extend(pins(&config.cuda));
     let parts = vec![
         health::of_nvml(&readings.nvml),
-        health::of_tracing(&readings.cuda.tracing, config.cuda.enabled),
+        tracing_part,
         holders(config),
         allocations(config.allocations),
         spool(&config.spool.path),
@@ -52,10 +62,11 @@ pub async fn examine(config: &Config) -> Report {
     Report { parts, libraries, findings }
 }
 
-/// What a running agent has pinned is its own.
-fn undisturbing(config: &Config) -> Config {
+/// What a running agent has pinned and hooked is its own.
+fn undisturbing(config: &Config, is_traced: bool) -> Config {
     let mut config = config.clone();
     config.cuda.pin_root = None;
+    config.cuda.enabled &= !is_traced;
     config
 }
 

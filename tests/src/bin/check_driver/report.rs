@@ -35,9 +35,12 @@ impl Report {
     }
 
     /// Symbols that this driver has.
-    pub(crate) fn hooked(&self) -> Vec<&'static str> {
+    pub(crate) fn hooked(&self) -> Vec<&str> {
         let hooks = self.library.hooks.iter();
-        hooks.filter(|it| it.offset.is_some() || it.same_as.is_some()).map(|it| it.symbol).collect()
+        hooks
+            .filter(|it| it.offset.is_some() || it.same_as.is_some())
+            .map(|it| &*it.symbol)
+            .collect()
     }
 }
 
