@@ -47,7 +47,7 @@ mod tests {
     use crate::ABI;
 
     /// The number of the layout, and the layout that it was given to.
-    const NUMBERED: (u32, u64) = (5, 10_026_461_574_862_650_265);
+    const NUMBERED: (u32, u64) = (6, 748_786_907_354_776_278);
 
     #[test]
     fn a_layout_has_a_number_of_its_own() {

@@ -2,7 +2,7 @@
 //!
 //! Everything here is plain data with a fixed layout. What the numbers mean to the rest of the agent
 //! is decided in `samplers/cuda/decode.rs`; which symbol feeds which counter in
-//! `samplers/cuda/hooks.rs`.
+//! `samplers/cuda/hooks/table.rs`.
 
 #![no_std]
 
@@ -15,7 +15,7 @@ use core::mem::size_of;
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
 /// a counter counts. An agent goes on with maps of its own number only, and puts its own programs in
 /// the place of those of another build. [`layout`] has the check that a change gets a number.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.

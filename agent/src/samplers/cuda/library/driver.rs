@@ -1,4 +1,4 @@
-//! Opens library files. What their bytes mean is in `../probe.rs`.
+//! Opens library files. What their bytes mean is in `../probe`.
 //!
 //! A path out of another process leads wherever its owner wants. So nothing is opened before it is
 //! known to be a regular file, and nothing is used that is not the very file that the kernel says is

@@ -1,6 +1,8 @@
 //! Whatever the bytes are, a hook is never put behind a change of arguments or stack.
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Mnemonic, OpKind, Register};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, InstructionInfoFactory, OpAccess, OpKind, Register,
+};
 use proptest::prelude::{
     Just, Strategy, any, prop, prop_assert, prop_assert_eq, prop_oneof, proptest,
 };
@@ -45,14 +47,15 @@ fn code() -> impl Strategy<Value = Vec<u8>> {
 
 /// Judged by operands, which is another way than the one that is tested.
 fn keeps_call(it: &iced_x86::Instruction) -> bool {
-    let only_reads = matches!(
-        it.mnemonic(),
-        Mnemonic::Cmp | Mnemonic::Test | Mnemonic::Nop | Mnemonic::Reservednop | Mnemonic::Bt
+    let mut factory = InstructionInfoFactory::new();
+    let writes = matches!(
+        factory.info(it).op0_access(),
+        OpAccess::Write | OpAccess::CondWrite | OpAccess::ReadWrite | OpAccess::ReadCondWrite
     );
     let writes_argument = it.op_count() > 0
         && it.op0_kind() == OpKind::Register
         && ARGUMENTS.contains(&it.op0_register().full_register())
-        && !only_reads;
+        && writes;
     let moves_stack = it.is_stack_instruction() || it.stack_pointer_increment() != 0;
     it.flow_control() == FlowControl::Next && !writes_argument && !moves_stack
 }
