@@ -48,6 +48,9 @@ use pins::driver::Pins;
 const MAPPINGS_PER_READING: usize = 8;
 /// How often it is looked for what ended programs have left, where some have ended.
 const SWEEP_NS: u64 = 2_000_000_000;
+/// This part of `cuda.max_processes` ended since then is reason not to wait: the maps that hold what
+/// they left have room for a few programs of each.
+const HURRY: usize = 4;
 
 /// How often what a predecessor left is looked at: a program that ends in between is in the sum of
 /// ended programs a moment before its end can be read, and seems to have lost its owner.
@@ -95,6 +98,10 @@ struct Running {
     uuids: Uuids,
     /// Programs may have ended since it was looked for what they left.
     left: bool,
+    /// How many have.
+    ended: usize,
+    /// What ended so fast is looked at a second time as soon.
+    hurried: bool,
     swept: BootNs,
     /// Made on the first wait, because it needs a runtime.
     ring: Option<AsyncFd<OwnedFd>>,
@@ -313,6 +320,8 @@ impl Running {
             orphans_until: Some(clock::boot() + ORPHANS_NS),
             uuids: Uuids::new(),
             left: true,
+            ended: 0,
+            hurried: false,
             swept: BootNs::default(),
             ring: None,
         })
@@ -402,11 +411,13 @@ impl Running {
 
     /// Removes what ended programs have left in the kernel, some time after they ended.
     fn sweep(&mut self, at: BootNs, owners: &Owners, proc: &Proc) -> Result<(), KernelError> {
-        let is_due = self.left || self.kernel.belongings.has_suspects();
-        if !is_due || at.since(self.swept) < SWEEP_NS {
+        let has_suspects = self.kernel.belongings.has_suspects();
+        let many = self.ended >= self.max_tracked / HURRY;
+        let is_time = at.since(self.swept) >= SWEEP_NS || many || self.hurried && has_suspects;
+        if !(self.left || has_suspects) || !is_time {
             return Ok(());
         }
-        self.left = false;
+        (self.left, self.ended, self.hurried) = (false, 0, many);
         self.swept = at;
         self.uuids.retain(|(program, _), _| owners.has(*program));
         let ticks = Proc::ticks_per_second();
@@ -439,7 +450,8 @@ impl Running {
 
     /// The most urgent of what was told; `None` = nothing was.
     fn drain(&mut self) -> Option<Change> {
-        let (lives, tracked, left) = (&mut self.lives, &mut self.tracked, &mut self.left);
+        let (lives, tracked) = (&mut self.lives, &mut self.tracked);
+        let (left, ended) = (&mut self.left, &mut self.ended);
         let governing = self.governing.as_ref();
         let mut change = None;
         self.kernel.drain(|event, record| {
@@ -451,7 +463,10 @@ impl Running {
                 it.look();
             }
             lives.note(event, record);
-            *left |= matches!(event, Event::Executed | Event::Exited);
+            if matches!(event, Event::Executed | Event::Exited) {
+                *left = true;
+                *ended += 1;
+            }
             if event == Event::Exited {
                 tracked.remove(&record.tgid);
             }
