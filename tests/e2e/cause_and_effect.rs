@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
+use tests::artefacts::Build;
 use tests::collector::Collector;
-use tests::node::{Build, Setup};
+use tests::node::Setup;
 use tests::program::run;
 use tests::scrape::Scrape;
 use tests::tenant::Truth;

@@ -5,7 +5,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use gpu_state::node::Node as Driver;
-use tests::node::{Build, Setup};
+use tests::artefacts::Build;
+use tests::node::Setup;
 use tests::program::run;
 use tests::wait::{check, eventually};
 

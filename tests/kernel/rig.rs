@@ -17,27 +17,8 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use nix::unistd::Pid;
 use tempfile::TempDir;
-
-/// How a stand-in's functions begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Build {
-    /// As the real driver's: a compare that must be stepped, then a conditional jump.
-    Cmp,
-    Push,
-    Endbr64,
-}
-
-impl Build {
-    pub(crate) const ALL: [Self; 3] = [Self::Cmp, Self::Push, Self::Endbr64];
-
-    fn file(self) -> &'static str {
-        match self {
-            Self::Cmp => "libcuda_stub_cmp.so",
-            Self::Push => "libcuda_stub_push.so",
-            Self::Endbr64 => "libcuda_stub_endbr64.so",
-        }
-    }
-}
+pub(crate) use tests::artefacts::Build;
+use tests::artefacts::artefact;
 
 /// The folder. Two devices, so that copies between devices have somewhere to go.
 pub(crate) struct Node {
@@ -69,7 +50,7 @@ impl Node {
     /// Replaces the driver as an upgrade does: another inode under the same name.
     pub(crate) fn install(&self, build: Build) {
         let new = self.folder.path().join("new");
-        std::fs::copy(built(build.file()), &new).expect("the stand-in can be copied");
+        std::fs::copy(artefact(build.file()), &new).expect("the stand-in can be copied");
         std::fs::rename(new, self.library()).expect("the stand-in can be put in place");
     }
 
@@ -156,15 +137,6 @@ fn gpu_device(folder: &Path) -> File {
         mknod(&path, kind, Mode::S_IRUSR, null).expect("root may make a device");
     }
     File::open(path).expect("the device can be opened")
-}
-
-/// A file that the build of the workspace leaves beside the tests.
-fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().expect("a test knows where it is");
-    let folder = test.ancestors().nth(2).expect("tests are in a folder of the target folder");
-    let file = folder.join(name);
-    assert!(file.exists(), "{} is not built: run `cargo xtask test`", file.display());
-    file
 }
 
 /// A running workload. Killed when it is dropped.
@@ -260,14 +232,14 @@ pub(crate) struct Slice {
 
 impl Workload {
     fn start(library: &Path, options: &[&str]) -> Self {
-        let mut command = Command::new(built("workload"));
+        let mut command = Command::new(artefact("workload"));
         command.arg("--library").arg(library).args(options);
         Self::spawn(command)
     }
 
     /// One that uses a GPU: it has a device of that name open. Its library is `library`.
     pub(crate) fn on_gpu(folder: &Path, library: &Path, options: &str) -> Self {
-        let mut command = Command::new(built("workload"));
+        let mut command = Command::new(artefact("workload"));
         command.arg("--library").arg(library).args(options.split_whitespace());
         command.stdin(gpu_device(folder));
         Self::spawn(command)
@@ -276,7 +248,7 @@ impl Workload {
     /// The same with another library loaded.
     pub(crate) fn beside(other: &Path, library: &Path, options: &str) -> Self {
         let folder = library.parent().expect("a library is in a folder");
-        let mut command = Command::new(built("workload"));
+        let mut command = Command::new(artefact("workload"));
         command.arg("--library").arg(library).args(options.split_whitespace());
         command.stdin(gpu_device(folder)).env("LD_PRELOAD", other);
         Self::spawn(command)
@@ -286,7 +258,7 @@ impl Workload {
     pub(crate) fn in_namespace(folder: &Path, script: &str, library: &Path, options: &str) -> Self {
         let run = format!("set -e; {script}; exec \"$@\"");
         let mut command = Command::new("unshare");
-        command.args(["--mount", "sh", "-c", &run, "sh"]).arg(built("workload"));
+        command.args(["--mount", "sh", "-c", &run, "sh"]).arg(artefact("workload"));
         command.arg("--library").arg(library).args(options.split_whitespace());
         command.stdin(gpu_device(folder));
         Self::spawn(command)

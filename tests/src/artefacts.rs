@@ -2,6 +2,32 @@
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
+/// A stand-in for the driver, by how its functions begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Build {
+    /// As the real driver's: a compare that must be stepped, then a conditional jump.
+    Cmp,
+    Push,
+    Endbr64,
+}
+
+impl Build {
+    pub const ALL: [Self; 3] = [Self::Cmp, Self::Push, Self::Endbr64];
+
+    /// Of the library.
+    #[must_use]
+    pub fn file(self) -> &'static str {
+        match self {
+            Self::Cmp => "libcuda_stub_cmp.so",
+            Self::Push => "libcuda_stub_push.so",
+            Self::Endbr64 => "libcuda_stub_endbr64.so",
+        }
+    }
+}
+
 /// A program or library by its file name. Panics with what to do when it was not built.
 #[track_caller]
 pub fn artefact(name: &str) -> PathBuf {

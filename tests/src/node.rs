@@ -8,7 +8,7 @@ use agent::config::RawConfig;
 use gpu_state::scenario::Scenario;
 use tempfile::TempDir;
 
-use crate::artefacts::artefact;
+use crate::artefacts::{Build, artefact};
 use crate::cgroups::Slice;
 use crate::collector::Collector;
 use crate::daemon::{Daemon, wrapped};
@@ -22,15 +22,6 @@ const READY: Duration = Duration::from_secs(30);
 
 /// What a successor logs when the agent before it has given up everything.
 const TOOK_OVER: &str = "took over from a running agent";
-
-/// How the entries of the node's libcuda begin.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Build {
-    /// As the real driver's.
-    Cmp,
-    Push,
-    Endbr64,
-}
 
 /// What a node shall be, before it is.
 #[derive(Clone, Debug)]
@@ -351,12 +342,7 @@ fn open_to_all(folder: &Path) {
 
 fn stand_in(build: Build, folder: &Path) {
     copy("libnvml_stub.so", &folder.join("libnvidia-ml.so.1"));
-    let cuda = match build {
-        Build::Cmp => "libcuda_stub_cmp.so",
-        Build::Push => "libcuda_stub_push.so",
-        Build::Endbr64 => "libcuda_stub_endbr64.so",
-    };
-    copy(cuda, &folder.join("libcuda.so.1"));
+    copy(build.file(), &folder.join("libcuda.so.1"));
 }
 
 fn copy(artefact_name: &str, to: &Path) {

@@ -1,7 +1,6 @@
 //! A node of its own with a sampler that reads it.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
-use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -11,6 +10,7 @@ use agent::model::units::BootNs;
 use agent::samplers::nvml::Sampler;
 use gpu_state::scenario::Scenario;
 use tempfile::TempDir;
+use tests::artefacts::artefact;
 
 pub(crate) const DEADLINE: Duration = Duration::from_millis(1_500);
 const SECOND: u64 = 1_000_000_000;
@@ -43,9 +43,9 @@ impl Rig {
 
     pub(crate) fn install(&self) {
         let library = self.folder.path().join("libnvidia-ml.so.1");
-        std::fs::copy(built("libnvml_stub.so"), library).unwrap();
+        std::fs::copy(artefact("libnvml_stub.so"), library).unwrap();
         let library = self.folder.path().join("libcuda.so.1");
-        std::fs::copy(built("libcuda_stub_cmp.so"), library).unwrap();
+        std::fs::copy(artefact("libcuda_stub_cmp.so"), library).unwrap();
     }
 
     pub(crate) fn change(&mut self, change: impl FnOnce(&mut Scenario)) {
@@ -82,7 +82,7 @@ impl Rig {
     }
 
     pub(crate) fn tenant(&self, arguments: &[&str]) -> Tenant {
-        let mut command = Command::new(built("workload"));
+        let mut command = Command::new(artefact("workload"));
         command.arg("--library").arg(self.folder.path().join("libcuda.so.1"));
         Tenant(command.args(arguments).stdout(Stdio::null()).spawn().unwrap())
     }
@@ -93,13 +93,4 @@ impl Drop for Tenant {
         self.0.kill().unwrap();
         self.0.wait().unwrap();
     }
-}
-
-/// What the workspace builds, beside the folder of the test programs.
-fn built(name: &str) -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let folder = test.ancestors().nth(2).unwrap();
-    let path = folder.join(name);
-    assert!(path.exists(), "{} is missing: run `cargo xtask test`", path.display());
-    path
 }

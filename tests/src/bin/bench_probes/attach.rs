@@ -12,7 +12,9 @@ use anyhow::{Context, ensure};
 use serde::Serialize;
 
 use crate::median;
-use crate::stand_in::Build;
+use tests::artefacts::Build;
+
+use crate::stand_in;
 
 const ROUNDS: usize = 5;
 const PROCESSES: [usize; 2] = [1, 64];
@@ -62,7 +64,7 @@ fn once(folder: &Path, processes: usize) -> anyhow::Result<Took> {
     let libraries = vec![library.clone()];
     let config = config::Cuda { libraries, pin_root: None, ..config::Cuda::default() };
     let mut tracer = Tracer::start(&config, Path::new("/proc"));
-    Build::Cmp.install(folder)?;
+    stand_in::install(Build::Cmp, folder)?;
     let holders =
         (0..processes).map(|_| Holder::start(&library)).collect::<anyhow::Result<Vec<_>>>()?;
     let began = now();

@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use call::{Call, Library};
 use empty::Empty;
-use stand_in::Build;
+use tests::artefacts::Build;
 
 const ROUNDS: usize = 9;
 const TRIES: u32 = 5;
@@ -131,7 +131,7 @@ struct Subject {
 impl Subject {
     fn install(folder: &Path, build: Build) -> anyhow::Result<Self> {
         let install = |name: &str| {
-            let library = build.install(&folder.join(name))?;
+            let library = stand_in::install(build, &folder.join(name))?;
             let open = Library::open(&library)?;
             anyhow::Ok((library, open))
         };

@@ -4,39 +4,18 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use gpu_state::scenario::{NAME, Scenario};
-use serde::{Deserialize, Serialize};
+use tests::artefacts::Build;
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum Build {
-    /// As the real driver's: a compare that must be stepped, then a conditional jump.
-    Cmp,
-    Push,
-    Endbr64,
-}
-
-impl Build {
-    pub(crate) const ALL: [Self; 3] = [Self::Cmp, Self::Push, Self::Endbr64];
-
-    fn file(self) -> &'static str {
-        match self {
-            Self::Cmp => "libcuda_stub_cmp.so",
-            Self::Push => "libcuda_stub_push.so",
-            Self::Endbr64 => "libcuda_stub_endbr64.so",
-        }
-    }
-
-    /// A copy in a folder of its own, with one device: probes of others hang on other files.
-    pub(crate) fn install(self, folder: &Path) -> anyhow::Result<PathBuf> {
-        let programs = std::env::current_exe().context("this program has no path")?;
-        let built = programs.with_file_name(self.file());
-        std::fs::create_dir_all(folder).context("cannot make a folder")?;
-        let scenario = toml::to_string(&Scenario::with_gpus(1)).context("a scenario is TOML")?;
-        std::fs::write(folder.join(NAME), scenario).context("cannot write the scenario")?;
-        let library = folder.join("libcuda.so.1");
-        std::fs::copy(&built, &library).with_context(|| {
-            format!("cannot copy {}: build the package cuda-stub-*", built.display())
-        })?;
-        Ok(library)
-    }
+/// A copy in a folder of its own, with one device: probes of others hang on other files.
+pub(crate) fn install(build: Build, folder: &Path) -> anyhow::Result<PathBuf> {
+    let programs = std::env::current_exe().context("this program has no path")?;
+    let built = programs.with_file_name(build.file());
+    std::fs::create_dir_all(folder).context("cannot make a folder")?;
+    let scenario = toml::to_string(&Scenario::with_gpus(1)).context("a scenario is TOML")?;
+    std::fs::write(folder.join(NAME), scenario).context("cannot write the scenario")?;
+    let library = folder.join("libcuda.so.1");
+    std::fs::copy(&built, &library).with_context(|| {
+        format!("cannot copy {}: build the package cuda-stub-*", built.display())
+    })?;
+    Ok(library)
 }
