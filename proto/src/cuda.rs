@@ -8,7 +8,7 @@ use crate::telemetry::v1::{CudaCount, CudaCounter, CudaCounts};
 pub const COUNTERS: usize = CudaCounter::Streams as usize;
 
 /// Why counts or records lost their owner. Bounds a label: what is not here is `other`.
-pub const LOSS_CAUSES: [&str; 11] = [
+pub const LOSS_CAUSES: [&str; 12] = [
     "calls",
     "records",
     "results",
@@ -20,6 +20,7 @@ pub const LOSS_CAUSES: [&str; 11] = [
     "accounts",
     "ends",
     "looks",
+    "other",
 ];
 
 /// A count for each counter.

@@ -1,39 +1,12 @@
 //! Prometheus text format 0.0.4, written from snapshots.
 //!
 //! Own code because series appear and vanish with their agents, which registries are not made for.
-//! A value that is `None` writes nothing: absent is never zero.
+//! A value that is `None` writes nothing: absent is never zero. A series with a label or a label's value
+//! that its family does not declare is a bug, and fails every test that writes it.
 
 use std::fmt::Write as _;
 
-/// What Prometheus is told about a family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Counter,
-    Gauge,
-}
-
-/// Name, type and help of one metric family. Declared as constants beside the code that fills them.
-#[derive(Clone, Copy, Debug)]
-pub struct Family {
-    pub name: &'static str,
-    pub kind: Kind,
-    pub help: &'static str,
-}
-
-// === impl Family ===
-
-impl Family {
-    #[must_use]
-    pub const fn gauge(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: Kind::Gauge, help }
-    }
-
-    /// `name` ends in `_total`.
-    #[must_use]
-    pub const fn counter(name: &'static str, help: &'static str) -> Self {
-        Self { name, kind: Kind::Counter, help }
-    }
-}
+use crate::family::Family;
 
 /// Label pairs of one series, rendered once: `a="x",b="y"`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -65,22 +38,39 @@ impl Labels {
         labels.push(name, value);
         labels
     }
+
+    /// These labels and the family's own one, where it has one.
+    #[must_use]
+    pub fn with_own(&self, family: &Family, value: &str) -> Self {
+        family.labels.first().map_or_else(|| self.clone(), |it| self.with(it.name, value))
+    }
+
+    /// Names and values as they are written, with their escapes.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        let mut rest = self.0.as_str();
+        std::iter::from_fn(move || {
+            let (name, quoted) = rest.split_once("=\"")?;
+            let (value, after) = quoted.split_at(closing_quote(quoted));
+            rest = after.trim_start_matches(['"', ',']);
+            Some((name, value))
+        })
+    }
 }
 
 /// Builds one scrape body. Call `family` once per family, then its samples.
 #[derive(Debug, Default)]
 pub struct Text {
     body: String,
-    /// Set while a family's header has been asked for and none of its samples was written: a family
-    /// without samples leaves no header behind.
-    pending: Option<Family>,
-    current: &'static str,
+    family: Option<Family>,
+    /// False until a sample of the family is written: a family without samples leaves no header
+    /// behind.
+    has_header: bool,
 }
 
 impl Text {
     pub fn family(&mut self, family: Family) -> &mut Self {
-        self.current = family.name;
-        self.pending = Some(family);
+        self.family = Some(family);
+        self.has_header = false;
         self
     }
 
@@ -112,10 +102,13 @@ impl Text {
     }
 
     fn line(&mut self, labels: &Labels, value: impl FnOnce(&mut String) -> std::fmt::Result) {
-        if let Some(family) = self.pending.take() {
-            self.header(family);
+        let family = self.family.as_ref().expect("a sample belongs to the family named before it");
+        debug_assert_eq!(undeclared(family, labels), None, "{} declares it", family.name);
+        if !self.has_header {
+            header(&mut self.body, family);
+            self.has_header = true;
         }
-        self.body.push_str(self.current);
+        self.body.push_str(family.name);
         if !labels.0.is_empty() {
             self.body.push('{');
             self.body.push_str(&labels.0);
@@ -125,16 +118,28 @@ impl Text {
         value(&mut self.body).expect("writing to a string succeeds");
         self.body.push('\n');
     }
+}
 
-    fn header(&mut self, family: Family) {
-        let kind = match family.kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-        };
-        writeln!(self.body, "# HELP {} {}", family.name, family.help)
-            .and_then(|()| writeln!(self.body, "# TYPE {} {kind}", family.name))
-            .expect("writing to a string succeeds");
-    }
+fn header(body: &mut String, family: &Family) {
+    let (name, kind) = (family.name, family.kind.as_str());
+    write!(body, "# HELP {name} {}\n# TYPE {name} {kind}\n", family.help)
+        .expect("writing to a string succeeds");
+}
+
+/// The first label that the family does not declare, or not with this value.
+fn undeclared<'a>(family: &Family, labels: &'a Labels) -> Option<(&'a str, &'a str)> {
+    labels.pairs().find(|(name, value)| !family.takes(name, value))
+}
+
+/// Where an escaped value ends.
+fn closing_quote(text: &str) -> usize {
+    let mut is_escaped = false;
+    let closes = |it: char| {
+        let closes = it == '"' && !is_escaped;
+        is_escaped = it == '\\' && !is_escaped;
+        closes
+    };
+    text.find(closes).unwrap_or(text.len())
 }
 
 fn escape_into(out: &mut String, value: &str) {
@@ -150,11 +155,14 @@ fn escape_into(out: &mut String, value: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::{Family, Kind, Labels, Text};
     use proptest::prelude::{any, proptest};
 
-    const FAMILY: Family =
-        Family { name: "gleaner_test_seconds_total", kind: Kind::Counter, help: "A test." };
+    use super::{Labels, Text, undeclared};
+    use crate::family::{Family, Label, Subject};
+
+    const FAMILY: Family = Family::counter("gleaner_test_seconds_total", "A test.")
+        .of(Subject::Node)
+        .by(&[Label::free("tenant"), Label::of("share", &["free"])]);
 
     #[test]
     fn absent_values_leave_no_trace() {
@@ -168,6 +176,14 @@ mod tests {
         let mut text = Text::default();
         text.family(FAMILY).seconds(&Labels::new([("node", "a")]), 1_000_000_000_000_000_001);
         assert!(text.into_body().ends_with("{node=\"a\"} 1000000000.000000001\n"));
+    }
+
+    #[test]
+    fn what_a_family_does_not_declare_is_found() {
+        let labels = Labels::new([("node", "a\\\"b\"=\","), ("share", "free")]);
+        assert_eq!(undeclared(&FAMILY, &labels), None);
+        assert_eq!(undeclared(&FAMILY, &labels.with("gpu", "0")), Some(("gpu", "0")));
+        assert_eq!(undeclared(&FAMILY, &labels.with("share", "x")), Some(("share", "x")));
     }
 
     proptest! {

@@ -1,14 +1,16 @@
 //! What agent, collector and client agree on.
 //!
 //! `telemetry`, `capacity` and `usage` are generated from the `.proto` files beside `src`, which are
-//! the contract and carry its comments; `tests/fresh.rs` fails when they differ. `exposition` writes
-//! Prometheus text, `series` is what agent and collector both serve in it, `names` how the schema's
-//! words are written, `cuda` what the counters of CUDA calls are. `diagnostics` turns a configuration mistake into a message that names the key.
+//! the contract and carry its comments; `tests/fresh.rs` fails when they differ. `family` is what is
+//! told of a metric family, `exposition` writes Prometheus text, `series` is what agent and collector
+//! both serve in it. `names` is how the schema's words are written, `cuda` what the counters of CUDA
+//! calls are. `diagnostics` turns a configuration mistake into a message that names the key.
 //! No transport and no I/O here.
 
 pub mod cuda;
 pub mod diagnostics;
 pub mod exposition;
+pub mod family;
 pub mod names;
 pub mod series;
 

@@ -39,9 +39,34 @@ pub fn instance_labels(device: &Labels, instance: &Instance) -> Labels {
     instance.mig_uuid.as_deref().map_or_else(|| device.clone(), |it| device.with("mig_uuid", it))
 }
 
+/// Every class, in the order of their numbers.
+pub const CLASSES: [Class; 9] = [
+    Class::Unknown,
+    Class::Free,
+    Class::HeldNoProcess,
+    Class::HeldNoContext,
+    Class::MemoryHeld,
+    Class::Stalled,
+    Class::HostBound,
+    Class::Active,
+    Class::Down,
+];
+
+/// Names of some classes, as the values of a label.
+#[must_use]
+pub const fn class_names<const N: usize>(classes: &[Class; N]) -> [&'static str; N] {
+    let mut names = [""; N];
+    let mut at = 0;
+    while at < N {
+        names[at] = class_name(classes[at]);
+        at += 1;
+    }
+    names
+}
+
 /// A class as labels, messages and the client write it.
 #[must_use]
-pub fn class_name(class: Class) -> &'static str {
+pub const fn class_name(class: Class) -> &'static str {
     match class {
         Class::Unspecified | Class::Unknown => "unknown",
         Class::Free => "free",

@@ -5,12 +5,13 @@ use std::time::Duration;
 use tests::collector::Collector;
 use tests::node::Setup;
 use tests::prometheus::{Prometheus, promtool_findings};
+use tests::registry::{Server, findings};
 use tests::wait::{check, eventually};
 
 const SOON: Duration = Duration::from_secs(30);
 
 #[test]
-fn promtool_finds_nothing_on_agent_and_collector() {
+fn agent_and_collector_serve_what_is_declared_and_promtool_finds_nothing() {
     let collector = Collector::start();
     let node = Setup::gpus(2).reporting_to(&collector).start();
     let truth = node.tenant("t", &["--rounds=5"]).finish();
@@ -18,8 +19,12 @@ fn promtool_finds_nothing_on_agent_and_collector() {
         let labels = [("tenant", "t"), ("kind", "kernel")];
         it.counts("gleaner_tenant_cuda_launches_total", &labels, truth.kernels())
     });
-    assert_eq!(promtool_findings(node.metrics().text()), "");
-    assert_eq!(promtool_findings(collector.metrics().text()), "");
+    for (scrape, server) in
+        [(node.metrics(), Server::Agent), (collector.metrics(), Server::Collector)]
+    {
+        assert_eq!(promtool_findings(scrape.text()), "");
+        assert_eq!(findings(&scrape, server), Vec::<String>::new());
+    }
 }
 
 #[test]

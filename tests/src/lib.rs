@@ -14,6 +14,7 @@ pub mod node;
 pub mod ports;
 pub mod program;
 pub mod prometheus;
+pub mod registry;
 pub mod scheduler;
 pub mod scrape;
 pub mod tenant;

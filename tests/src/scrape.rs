@@ -45,6 +45,16 @@ impl Scrape {
         &self.text
     }
 
+    /// Every series with its name.
+    pub fn series(&self) -> impl Iterator<Item = (&str, &Series)> {
+        self.series.iter().flat_map(|(name, all)| all.iter().map(|it| (name.as_str(), it)))
+    }
+
+    /// Names and types of the families.
+    pub fn types(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.text.lines().filter_map(|it| it.strip_prefix("# TYPE ")?.split_once(' '))
+    }
+
     /// Series of a family that have at least these labels.
     pub fn all<'a>(
         &'a self,

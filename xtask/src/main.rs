@@ -17,6 +17,7 @@ mod bench;
 mod bpf;
 mod check_driver;
 mod ci;
+mod metrics;
 mod test;
 mod tidy;
 mod up;
@@ -53,6 +54,8 @@ enum Task {
     },
     /// Check what no compiler checks: layout, module direction, dependencies, documentation.
     Tidy,
+    /// Write the tables of docs/metrics.md from what the code declares; a test fails where they differ.
+    Metrics,
     /// Measure one thing, against its target where it has one.
     Bench {
         name: bench::Bench,
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Task::Test { filters } => test::run(&filters),
         Task::Ci { skip_tests } => ci::run(!skip_tests),
         Task::Tidy => tidy::run(),
+        Task::Metrics => metrics::run(),
         Task::Bench { name, json } => bench::run(name, json),
         Task::CheckDriver(arguments) => check_driver::run(arguments),
         Task::Bpf => bpf::run(),

@@ -6,6 +6,7 @@ mod parts;
 
 use proto::cuda;
 use proto::exposition::{Labels, Text};
+use proto::family::Table;
 use proto::names;
 use proto::series;
 use proto::telemetry::v1::LiveUpdate;
@@ -53,6 +54,16 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
         parts::write_link(&mut text, &snapshot.link);
     }
     text.into_body() + &own.render()
+}
+
+/// Every family that only an agent serves.
+#[must_use]
+pub fn tables() -> Vec<Table> {
+    let own = [own::families(), parts::families()].concat();
+    vec![
+        Table { name: "tracing", families: parts::tracing_families() },
+        Table { name: "agent", families: own },
+    ]
 }
 
 fn write_shares(text: &mut Text, snapshot: &Snapshot) {

@@ -5,6 +5,40 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
 };
+use proto::family::{Family, Label};
+
+const READINGS: Family =
+    Family::counter("gleaner_agent_readings_total", "Readings of all sources, by cause.")
+        .by(&[Label::of("cause", &["tick", "event", "stop"])])
+        .in_unit("readings")
+        .absent("there was none for that cause yet");
+const READING_SECONDS: Family = Family::histogram(
+    "gleaner_agent_reading_seconds",
+    "Time from the start of a reading to its records and classes.",
+)
+.absent("never")
+.experimental();
+const RECORDS: Family =
+    Family::counter("gleaner_agent_records_total", "Records handed to the spool.")
+        .in_unit("records")
+        .absent("never")
+        .note("Tiles and CUDA activities.");
+
+/// What the library's collector of the process writes; the words in a scrape are its own.
+const PROCESS: [Family; 7] = [
+    Family::counter("process_cpu_seconds_total", "Processor time, user and system."),
+    Family::gauge("process_resident_memory_bytes", "Resident memory."),
+    Family::gauge("process_virtual_memory_bytes", "Address space that is in use."),
+    Family::gauge("process_open_fds", "Open file descriptors.").in_unit("descriptors"),
+    Family::gauge("process_max_fds", "File descriptors that may be open.").in_unit("descriptors"),
+    Family::gauge("process_threads", "Threads of the process.").in_unit("threads"),
+    Family::gauge("process_start_time_seconds", "When the process started.").in_unit("Unix time"),
+];
+
+pub(super) fn families() -> Vec<Family> {
+    let process = PROCESS.map(|it| it.absent("`/proc` cannot be read"));
+    [&[READINGS, READING_SECONDS, RECORDS], &process[..]].concat()
+}
 
 /// One struct, registered once. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -22,24 +56,14 @@ impl Own {
     pub fn register() -> Self {
         let own = Self {
             registry: Registry::new(),
-            readings: IntCounterVec::new(
-                Opts::new(
-                    "gleaner_agent_readings_total",
-                    "Readings of all sources, by cause (tick, event, stop).",
-                ),
-                &["cause"],
-            )
-            .expect("the name and label are valid"),
+            readings: IntCounterVec::new(options(&READINGS), &label_names(&READINGS))
+                .expect("the name and label are valid"),
             reading_seconds: Histogram::with_opts(
-                HistogramOpts::new(
-                    "gleaner_agent_reading_seconds",
-                    "Time from the start of a reading to its records and classes.",
-                )
-                .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
+                HistogramOpts::from(options(&READING_SECONDS))
+                    .buckets(vec![0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0]),
             )
             .expect("the buckets rise"),
-            records: IntCounter::new("gleaner_agent_records_total", "Records handed to the spool.")
-                .expect("the name is valid"),
+            records: IntCounter::with_opts(options(&RECORDS)).expect("the name is valid"),
         };
         let collectors: [Box<dyn Collector>; 4] = [
             Box::new(own.readings.clone()),
@@ -61,4 +85,12 @@ impl Own {
             .expect("writing to memory succeeds");
         String::from_utf8(body).expect("the encoder writes UTF-8")
     }
+}
+
+fn options(family: &Family) -> Opts {
+    Opts::new(family.name, family.help)
+}
+
+fn label_names(family: &Family) -> Vec<&'static str> {
+    family.labels.iter().map(|it| it.name).collect()
 }

@@ -7,10 +7,11 @@ pub mod web;
 use std::sync::{Arc, RwLock};
 
 use axum::Router;
+use proto::family::Table;
 
 use crate::capacity::board::Board;
 use crate::ledger::totals::Totals;
-use crate::metrics::Metrics;
+use crate::metrics::{self, Metrics};
 use crate::state::StateHandle;
 
 /// Where the outputs read. Cheap to clone.
@@ -28,4 +29,10 @@ pub struct Sources {
 /// Everything on the HTTP port: `/`, `/metrics`, `/healthz`, `/api/v1/…`.
 pub fn router(sources: Sources) -> Router {
     web::router(sources)
+}
+
+/// Every family that only a collector serves.
+#[must_use]
+pub fn tables() -> Vec<Table> {
+    [prometheus::tables(), vec![metrics::table()]].concat()
 }

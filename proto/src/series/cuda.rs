@@ -4,28 +4,19 @@
 //! first call: its hooks may not be there, and sixty series for each tenant would be a lot.
 
 use crate::cuda::{Totals, is_of_memory};
-use crate::exposition::{Family, Labels, Text};
+use crate::exposition::{Labels, Text};
+use crate::family::{Family, Label, Subject, names};
 use crate::telemetry::v1::CudaCounter as C;
 
-/// A family, the name of the label that tells its members apart, and the members.
+/// A family whose own label tells its members apart, and the members.
 #[derive(Clone, Copy, Debug)]
 struct Calls {
     family: Family,
-    label: &'static str,
     members: &'static [(&'static str, C)],
     /// The first member is written also when it is 0.
     from_zero: bool,
 }
 
-const LAUNCHES: Calls = Calls {
-    family: Family::counter(
-        "gleaner_tenant_cuda_launches_total",
-        "Launches through the CUDA driver by kind (kernel, cooperative, graph, host_function), counted in the Linux kernel. A graph counts once; a host function is no work for a GPU.",
-    ),
-    label: "kind",
-    members: &LAUNCH_KINDS,
-    from_zero: true,
-};
 const LAUNCH_KINDS: [(&str, C); 4] = [
     ("kernel", C::KernelLaunches),
     ("cooperative", C::CooperativeLaunches),
@@ -40,10 +31,37 @@ const COPIED_BYTES: [(&str, C); 5] = [
     ("peer", C::PeerBytes),
 ];
 
-const ALLOCATIONS: Family = Family::counter(
-    "gleaner_tenant_cuda_allocations_total",
-    "Allocations by kind of memory and result (ok, asked, out_of_memory, failed).",
-);
+const KIND: Label = Label::of("kind", &names(&LAUNCH_KINDS));
+const DIRECTION: Label = Label::of("direction", &names(&COPIED_BYTES));
+const MEMORY_KIND: Label = Label::of("memory", &names(&RESULTS));
+
+/// When there is no series, of hooks that are on wherever any are.
+const NOTHING: &str = "nothing of the tenant was counted";
+const NO_CALL: &str = "no such call of the tenant was counted";
+const NO_MEMORY: &str = "memory calls of the tenant were not counted";
+const NO_MEMORY_CALL: &str =
+    "memory calls of the tenant were not counted, or there was none of these";
+const NOT_ASKED: &str = "no such call of the tenant was counted: their hooks are on demand";
+const NO_DEVICE: &str = "no call is known to have been made for the device";
+
+const LAUNCHES: Calls = Calls {
+    family: of_tenant(
+        "gleaner_tenant_cuda_launches_total",
+        "Launches through the CUDA driver by kind, counted in the Linux kernel. A graph counts once; a host function is no work for a GPU.",
+    )
+    .by(&[KIND])
+    .in_unit("calls")
+    .absent(NOTHING),
+    members: &LAUNCH_KINDS,
+    from_zero: true,
+};
+
+const ALLOCATIONS: Family =
+    of_tenant("gleaner_tenant_cuda_allocations_total", "Allocations by kind of memory and result.")
+        .by(&[MEMORY_KIND, Label::of("result", &["ok", "asked", "out_of_memory", "failed"])])
+        .in_unit("calls")
+        .absent(NO_MEMORY)
+        .note("`asked`: calls for `stream_ordered` memory, whose result is not known.");
 /// Of each kind of memory: what succeeded, what failed, and which part of that for want of memory.
 const RESULTS: [(&str, [C; 3]); 5] = [
     ("device", [C::DeviceAllocations, C::DeviceFailed, C::DeviceOutOfMemory]),
@@ -58,7 +76,7 @@ const RESULTS: [(&str, [C; 3]); 5] = [
 
 const MEMORY: [Calls; 3] = [
     of_memory(
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_allocated_bytes_total",
             "Bytes of successful allocations, by kind of memory.",
         ),
@@ -71,10 +89,11 @@ const MEMORY: [Calls; 3] = [
         ],
     ),
     of_memory(
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_frees_total",
             "Successful releases of memory, by kind of memory.",
-        ),
+        )
+        .in_unit("calls"),
         &[
             ("device", C::DeviceFrees),
             ("managed", C::ManagedFrees),
@@ -84,7 +103,7 @@ const MEMORY: [Calls; 3] = [
         ],
     ),
     of_memory(
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_freed_bytes_total",
             "Bytes released of allocations that were seen, by kind of memory.",
         ),
@@ -100,11 +119,10 @@ const MEMORY: [Calls; 3] = [
 
 const COPIES: [Calls; 2] = [
     Calls {
-        family: Family::counter(
-            "gleaner_tenant_cuda_copies_total",
-            "Memory copy calls, by direction.",
-        ),
-        label: "direction",
+        family: of_tenant("gleaner_tenant_cuda_copies_total", "Memory copy calls, by direction.")
+            .by(&[DIRECTION])
+            .in_unit("calls")
+            .absent(NO_CALL),
         members: &[
             ("host_to_device", C::HostToDeviceCalls),
             ("device_to_host", C::DeviceToHostCalls),
@@ -115,11 +133,12 @@ const COPIES: [Calls; 2] = [
         from_zero: false,
     },
     Calls {
-        family: Family::counter(
+        family: of_tenant(
             "gleaner_tenant_cuda_copied_bytes_total",
             "Bytes asked to be copied, by direction.",
-        ),
-        label: "direction",
+        )
+        .by(&[DIRECTION])
+        .absent(NO_CALL),
         members: &COPIED_BYTES,
         from_zero: false,
     },
@@ -128,117 +147,158 @@ const COPIES: [Calls; 2] = [
 /// Families of one counter, without a label of their own.
 const PLAIN: [(Family, C); 17] = [
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_maps_total",
             "Times that physical memory was mapped into an address range.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NO_MEMORY_CALL),
         C::Maps,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_mapped_bytes_total",
             "Bytes mapped into address ranges.",
-        ),
+        )
+        .absent(NO_MEMORY_CALL),
         C::MappedBytes,
     ),
-    (Family::counter("gleaner_tenant_cuda_unmaps_total", "Address ranges unmapped."), C::Unmaps),
     (
-        Family::counter(
+        of_tenant("gleaner_tenant_cuda_unmaps_total", "Address ranges unmapped.")
+            .in_unit("calls")
+            .absent(NO_MEMORY_CALL),
+        C::Unmaps,
+    ),
+    (
+        of_tenant(
             "gleaner_tenant_cuda_unmapped_bytes_total",
             "Bytes of unmapped address ranges.",
-        ),
+        )
+        .absent(NO_MEMORY_CALL),
         C::UnmappedBytes,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_imports_total",
             "Memory of another process that was opened: not an allocation.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NO_MEMORY_CALL),
         C::Imports,
     ),
     (
-        Family::counter("gleaner_tenant_cuda_memsets_total", "Calls that fill device memory."),
+        of_tenant("gleaner_tenant_cuda_memsets_total", "Calls that fill device memory.")
+            .in_unit("calls")
+            .absent(NOT_ASKED),
         C::Memsets,
     ),
     (
-        Family::counter("gleaner_tenant_cuda_memset_bytes_total", "Bytes asked to be filled."),
+        of_tenant("gleaner_tenant_cuda_memset_bytes_total", "Bytes asked to be filled.")
+            .absent(NOT_ASKED),
         C::MemsetBytes,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_synchronizations_total",
             "Stream, event and context waits.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NOTHING),
         C::Synchronizations,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_synchronize_wait_seconds_total",
             "Time that threads spent in stream, event and context waits.",
-        ),
+        )
+        .absent(NOTHING)
+        .note("More than wall time where several threads wait."),
         C::SynchronizeWaitNs,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_busy_upper_bound_seconds_total",
             "Time in which processes may have had work on a device: an upper bound, never utilisation.",
-        ),
+        )
+        .absent("no work of the tenant was counted")
+        .note("See below.")
+        .experimental(),
         C::BusyUpperNs,
     ),
     (
-        Family::counter("gleaner_tenant_cuda_event_records_total", "Events put into streams."),
+        of_tenant("gleaner_tenant_cuda_event_records_total", "Events put into streams.")
+            .in_unit("calls")
+            .absent(NOT_ASKED),
         C::EventRecords,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_queries_total",
             "Questions whether an event or a stream is done.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NOT_ASKED),
         C::Queries,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_module_loads_total",
             "Modules and libraries that were loaded.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NOT_ASKED),
         C::ModuleLoads,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_module_load_seconds_total",
             "Time that threads spent loading modules and libraries.",
-        ),
+        )
+        .absent(NOT_ASKED),
         C::ModuleLoadNs,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_contexts_total",
             "Contexts that were made or retained.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NO_CALL),
         C::Contexts,
     ),
     (
-        Family::counter(
+        of_tenant(
             "gleaner_tenant_cuda_contexts_destroyed_total",
             "Contexts that were destroyed or released.",
-        ),
+        )
+        .in_unit("calls")
+        .absent(NO_CALL),
         C::ContextsDestroyed,
     ),
-    (Family::counter("gleaner_tenant_cuda_streams_total", "Streams that were made."), C::Streams),
+    (
+        of_tenant("gleaner_tenant_cuda_streams_total", "Streams that were made.")
+            .in_unit("calls")
+            .absent(NO_CALL),
+        C::Streams,
+    ),
 ];
 
-const SAMPLED: Family = Family::counter(
+const SAMPLED: Family = of_tenant(
     "gleaner_tenant_cuda_sampled_seconds_total",
     "Time of a tenant's CUDA activity in which not every hook was on: its counts are scaled or too small. While this does not rise, counts are exact.",
-);
+)
+.absent(NOTHING);
 
 const DEVICE: [Calls; 2] = [
     Calls {
         family: Family::counter(
             "gleaner_gpu_cuda_launches_total",
             "Launches by kind, where the device that they were made for is known.",
-        ),
-        label: "kind",
+        )
+        .of(Subject::Device)
+        .by(&[KIND])
+        .in_unit("calls")
+        .absent(NO_DEVICE),
         members: &LAUNCH_KINDS,
         from_zero: true,
     },
@@ -246,15 +306,35 @@ const DEVICE: [Calls; 2] = [
         family: Family::counter(
             "gleaner_gpu_cuda_copied_bytes_total",
             "Bytes asked to be copied by direction, where the device is known.",
-        ),
-        label: "direction",
+        )
+        .of(Subject::Device)
+        .by(&[DIRECTION])
+        .absent(NO_DEVICE),
         members: &COPIED_BYTES,
         from_zero: false,
     },
 ];
 
+const fn of_tenant(name: &'static str, help: &'static str) -> Family {
+    Family::counter(name, help).of(Subject::Tenant)
+}
+
 const fn of_memory(family: Family, members: &'static [(&'static str, C)]) -> Calls {
-    Calls { family, label: "memory", members, from_zero: true }
+    Calls { family: family.by(&[MEMORY_KIND]).absent(NO_MEMORY), members, from_zero: true }
+}
+
+pub(super) fn families() -> Vec<Family> {
+    let plain = PLAIN.map(|(family, _)| family);
+    let of = |calls: &[Calls]| calls.iter().map(|it| it.family).collect::<Vec<_>>();
+    [
+        vec![LAUNCHES.family, ALLOCATIONS],
+        of(&MEMORY),
+        of(&COPIES),
+        plain.into(),
+        vec![SAMPLED],
+        of(&DEVICE),
+    ]
+    .concat()
 }
 
 /// Running totals of tenants, one entry per set of tenant labels.
@@ -283,7 +363,7 @@ fn write(text: &mut Text, calls: &Calls, all: &[(Labels, Totals)]) {
     text.family(calls.family);
     for (labels, totals) in all {
         for (index, (value, counter)) in calls.members.iter().enumerate() {
-            let labels = labels.with(calls.label, value);
+            let labels = labels.with_own(&calls.family, value);
             write_one(text, &labels, totals, (*counter, calls.from_zero && index == 0));
         }
     }

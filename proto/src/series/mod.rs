@@ -3,6 +3,8 @@
 //! Device series carry `node` and `gpu_uuid` (and `mig_uuid`) only; `gleaner_gpu_info` has the rest,
 //! to join on. Tenant series carry the tenant's labels only. A scrape configuration takes these from
 //! the agents or from the collector, not from both.
+//!
+//! Each file declares its families and gives them to the `tables` here.
 
 mod cuda;
 mod figures;
@@ -13,82 +15,192 @@ use std::collections::BTreeMap;
 
 pub use cuda::{write_devices, write_tenants};
 
-use crate::exposition::{Family, Labels, Text};
-use crate::names::{class_name, instance_labels, tenant_labels};
+use crate::exposition::{Labels, Text};
+use crate::family::{FLAG, Family, Label, Subject, Table, names};
+use crate::names::{CLASSES, class_name, class_names, instance_labels, tenant_labels};
 use crate::telemetry::v1::figure::Kind;
 use crate::telemetry::v1::{Device, DeviceReadings, Health, Holder, LiveUpdate, TracedMemory};
 
 pub const TENANT_GPU_SECONDS: Family = Family::counter(
     "gleaner_tenant_gpu_seconds_total",
-    "GPU time of a tenant by share (active, held_idle, held_unknown); method says how an active share was found.",
-);
-pub const GPU_SECONDS: Family = Family::counter(
-    "gleaner_gpu_seconds_total",
-    "GPU time of nobody by share (free, unattributed, unobserved) and reason.",
-);
+    "GPU time of a tenant by share; method says how an active share was found.",
+)
+.of(Subject::Tenant)
+.by(&[
+    Label::of("share", &["active", "held_idle", "held_unknown"]),
+    Label::of("method", &["exclusive", "measured", "launch_weighted", "equal_split"]),
+])
+.absent("the tenant never had that share");
+pub const GPU_SECONDS: Family =
+    Family::counter("gleaner_gpu_seconds_total", "GPU time of nobody by share and reason.")
+        .of(Subject::Instance)
+        .by(&[
+            Label::of("share", &["free", "unattributed", "unobserved"]),
+            Label::of(
+                "reason",
+                &[
+                    "agent_down",
+                    "nvml_failed",
+                    "gpu_lost",
+                    "gpu_hung",
+                    "reset_required",
+                    "no_process_list",
+                    "no_holder",
+                    "unresolved_process",
+                    "missing",
+                    "node_reboot",
+                    "other",
+                ],
+            ),
+        ])
+        .absent("the instance never had that share for that reason");
+
+/// Of what NVML is asked at every tick.
+const NOT_READ: &str = "the device was not read, or does not say";
 
 const GPU_INFO: Family =
-    Family::gauge("gleaner_gpu_info", "1; identity of a device, to join on gpu_uuid.");
+    Family::gauge("gleaner_gpu_info", "1; identity of a device, to join on gpu_uuid.")
+        .of(Subject::Device)
+        .by(&[
+            Label::free("index"),
+            Label::free("pci_bus_id"),
+            Label::free("model"),
+            Label::free("driver_version"),
+            Label::free("cuda_version"),
+            Label::free("compute_capability"),
+            Label::of("mig", &["on", "off"]),
+        ])
+        .absent("never, for a device that the driver ever listed")
+        .note("A label is left out where the driver does not say.");
 const BUSY: Family = Family::gauge(
     "gleaner_gpu_busy_ratio",
     "Part of the last driver sample period in which a kernel ran; not a share of capacity.",
-);
+)
+.of(Subject::Device)
+.absent("the device was not read, or has MIG on")
+.note("NVML `utilization.gpu`.");
 const MEMORY_BUSY: Family = Family::gauge(
     "gleaner_gpu_memory_busy_ratio",
     "Part of the last driver sample period in which device memory was read or written.",
-);
-const MEMORY_TOTAL: Family = Family::gauge("gleaner_gpu_memory_total_bytes", "Device memory.");
+)
+.of(Subject::Device)
+.absent("the device was not read, or has MIG on")
+.note("NVML `utilization.memory`.");
+const MEMORY_TOTAL: Family = Family::gauge("gleaner_gpu_memory_total_bytes", "Device memory.")
+    .of(Subject::Device)
+    .absent(NOT_READ);
 const MEMORY_USED: Family = Family::gauge(
     "gleaner_gpu_memory_used_bytes",
     "Device memory in use, without the reserved part.",
-);
+)
+.of(Subject::Device)
+.absent(NOT_READ);
 const MEMORY_RESERVED: Family = Family::gauge(
     "gleaner_gpu_memory_reserved_bytes",
     "Device memory that the driver keeps for itself.",
-);
+)
+.of(Subject::Device)
+.absent(NOT_READ);
 const MEMORY_FREE: Family =
-    Family::gauge("gleaner_gpu_memory_free_bytes", "Device memory not in use.");
-const POWER: Family = Family::gauge("gleaner_gpu_power_watts", "Power draw of the device.");
-const POWER_LIMIT: Family = Family::gauge("gleaner_gpu_power_limit_watts", "Enforced power limit.");
+    Family::gauge("gleaner_gpu_memory_free_bytes", "Device memory not in use.")
+        .of(Subject::Device)
+        .absent(NOT_READ);
+const POWER: Family = Family::gauge("gleaner_gpu_power_watts", "Power draw of the device.")
+    .of(Subject::Device)
+    .absent(NOT_READ);
+const POWER_LIMIT: Family = Family::gauge("gleaner_gpu_power_limit_watts", "Enforced power limit.")
+    .of(Subject::Device)
+    .absent(NOT_READ);
 const ENERGY: Family = Family::counter(
     "gleaner_gpu_energy_joules_total",
     "Energy since the driver was loaded; resets with the driver.",
-);
+)
+.of(Subject::Device)
+.absent(NOT_READ);
 const TEMPERATURE: Family =
-    Family::gauge("gleaner_gpu_temperature_celsius", "Temperature of the device, by sensor.");
-const CLOCK: Family = Family::gauge("gleaner_gpu_clock_hertz", "Clock of the device, by domain.");
-const HEALTH: Family = Family::gauge(
-    "gleaner_gpu_health_state",
-    "1 for the state that holds (ok, degraded, hung, lost, reset_required), 0 for the others.",
-);
+    Family::gauge("gleaner_gpu_temperature_celsius", "Temperature of the device, by sensor.")
+        .of(Subject::Device)
+        .by(&[Label::of("sensor", &["gpu", "memory"])])
+        .absent(NOT_READ);
+const CLOCK: Family = Family::gauge("gleaner_gpu_clock_hertz", "Clock of the device, by domain.")
+    .of(Subject::Device)
+    .by(&[Label::of("domain", &["sm", "memory", "video"])])
+    .absent(NOT_READ);
+const HEALTH: Family =
+    Family::gauge("gleaner_gpu_health_state", "1 for the state that holds, 0 for the others.")
+        .of(Subject::Device)
+        .by(&[Label::of("state", &names(&HEALTH_STATES))])
+        .in_unit(FLAG)
+        .absent("never, for a device that the driver ever listed")
+        .note("From calls and their results.");
 const CLASS: Family = Family::gauge(
     "gleaner_gpu_class",
     "1; what the instance is doing now. The other classes have no series.",
-);
+)
+.of(Subject::Instance)
+.by(&[Label::of("class", &class_names(&CLASSES))])
+.in_unit("1")
+.absent("never, for a device that the driver ever listed");
 const TENANT_MEMORY: Family = Family::gauge(
     "gleaner_tenant_gpu_memory_bytes",
     "Device memory that the driver lists for the processes of a tenant.",
-);
+)
+.of(Subject::Tenant)
+.absent("the driver does not say it of every process of the tenant");
+
+/// Of what the calls of a tenant's processes tell.
+const NOT_ALL_TRACED: &str =
+    "memory calls of a process of the tenant were not counted from its start";
 const LIVE_BYTES: Family = Family::gauge(
     "gleaner_tenant_cuda_live_bytes",
     "Device memory that a tenant's processes have allocated now, as their traced calls tell it.",
-);
+)
+.of(Subject::Tenant)
+.absent(NOT_ALL_TRACED)
+.note("Device, managed and virtual memory.")
+.experimental();
 const PEAK_BYTES: Family = Family::gauge(
     "gleaner_tenant_cuda_peak_bytes",
     "Sum of the highest live bytes of each process that lives now: at least the tenant's own peak.",
-);
+)
+.of(Subject::Tenant)
+.absent(NOT_ALL_TRACED)
+.experimental();
 const PINNED_BYTES: Family = Family::gauge(
     "gleaner_tenant_cuda_pinned_host_bytes",
     "Pinned host memory that a tenant's processes have allocated or registered now.",
-);
+)
+.of(Subject::Tenant)
+.absent(NOT_ALL_TRACED)
+.experimental();
 
-const HEALTH_STATES: [(Health, &str); 5] = [
-    (Health::Ok, "ok"),
-    (Health::Degraded, "degraded"),
-    (Health::Hung, "hung"),
-    (Health::Lost, "lost"),
-    (Health::ResetRequired, "reset_required"),
+const HEALTH_STATES: [(&str, Health); 5] = [
+    ("ok", Health::Ok),
+    ("degraded", Health::Degraded),
+    ("hung", Health::Hung),
+    ("lost", Health::Lost),
+    ("reset_required", Health::ResetRequired),
 ];
+
+/// Every family that agent and collector serve alike.
+#[must_use]
+pub fn tables() -> Vec<Table> {
+    let own = [
+        ("gpu-time", vec![TENANT_GPU_SECONDS, GPU_SECONDS]),
+        ("cuda-calls", cuda::families()),
+        ("cuda-memory", vec![LIVE_BYTES, PEAK_BYTES, PINNED_BYTES]),
+        ("devices", device_families()),
+        ("device-counters", [figures::families(), xids::families()].concat()),
+        ("instances", figures::instance_families()),
+        ("tracing", tracing::families()),
+    ];
+    own.map(|(name, families)| Table { name, families }).into()
+}
+
+fn device_families() -> Vec<Family> {
+    let read = READINGS.map(|(family, _)| family);
+    [&[GPU_INFO], &read[..], &[TEMPERATURE, CLOCK, HEALTH, CLASS, TENANT_MEMORY]].concat()
+}
 
 /// Series of the newest readings. `updates` holds one entry per node that is not silent: a silent
 /// node has no gauges.
@@ -131,19 +243,20 @@ fn write_info(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
 /// One gauge or counter of `DeviceReadings`.
 type Read = fn(&DeviceReadings) -> Option<f64>;
 
+const READINGS: [(Family, Read); 9] = [
+    (BUSY, |it| it.busy_ratio),
+    (MEMORY_BUSY, |it| it.memory_busy_ratio),
+    (MEMORY_TOTAL, |it| it.memory_total_bytes.map(approximate)),
+    (MEMORY_USED, |it| it.memory_used_bytes.map(approximate)),
+    (MEMORY_RESERVED, |it| it.memory_reserved_bytes.map(approximate)),
+    (MEMORY_FREE, |it| it.memory_free_bytes.map(approximate)),
+    (POWER, |it| it.power_mw.map(thousandths)),
+    (POWER_LIMIT, |it| it.power_limit_mw.map(thousandths)),
+    (ENERGY, |it| it.energy_mj.map(thousandths)),
+];
+
 fn write_readings(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
-    let families: [(Family, Read); 9] = [
-        (BUSY, |it| it.busy_ratio),
-        (MEMORY_BUSY, |it| it.memory_busy_ratio),
-        (MEMORY_TOTAL, |it| it.memory_total_bytes.map(approximate)),
-        (MEMORY_USED, |it| it.memory_used_bytes.map(approximate)),
-        (MEMORY_RESERVED, |it| it.memory_reserved_bytes.map(approximate)),
-        (MEMORY_FREE, |it| it.memory_free_bytes.map(approximate)),
-        (POWER, |it| it.power_mw.map(thousandths)),
-        (POWER_LIMIT, |it| it.power_limit_mw.map(thousandths)),
-        (ENERGY, |it| it.energy_mj.map(thousandths)),
-    ];
-    for (family, read) in families {
+    for (family, read) in READINGS {
         text.family(family);
         for (labels, device) in devices(updates) {
             text.sample(&labels, device.readings.as_ref().and_then(read));
@@ -168,7 +281,7 @@ fn write_readings(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
 fn write_health(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     text.family(HEALTH);
     for (labels, device) in devices(updates) {
-        for (state, name) in HEALTH_STATES {
+        for (name, state) in HEALTH_STATES {
             text.count(&labels.with("state", name), Some(u64::from(device.health() == state)));
         }
     }

@@ -2,34 +2,75 @@
 
 use std::collections::BTreeMap;
 
-use crate::cuda::loss_cause;
-use crate::exposition::{Family, Labels, Text};
+use crate::cuda::{LOSS_CAUSES, loss_cause};
+use crate::exposition::{Labels, Text};
+use crate::family::{FLAG, Family, Label, Subject};
 use crate::telemetry::v1::{LiveUpdate, Tracing};
 
+/// When there is no series.
+const OFF: &str = "tracing is off";
+
 const ON: Family =
-    Family::gauge("gleaner_tracing_on", "1 while CUDA calls are counted on the node, else 0.");
+    Family::gauge("gleaner_tracing_on", "1 while CUDA calls are counted on the node, else 0.")
+        .of(Subject::Node)
+        .in_unit(FLAG)
+        .absent("never");
 const HOOKS_ATTACHED: Family =
-    Family::gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.");
+    Family::gauge("gleaner_tracing_hooks_attached", "CUDA driver functions that are hooked.")
+        .of(Subject::Node)
+        .in_unit("hooks")
+        .absent(OFF);
 const HOOKS_WANTED: Family = Family::gauge(
     "gleaner_tracing_hooks_wanted",
     "CUDA driver functions of the node's libraries that should be hooked.",
-);
+)
+.of(Subject::Node)
+.in_unit("hooks")
+.absent(OFF);
 const HOOKS_SLOW: Family = Family::gauge(
     "gleaner_tracing_hooks_slow",
     "Hooks at instructions that the kernel must single-step, which costs the traced process more.",
-);
+)
+.of(Subject::Node)
+.in_unit("hooks")
+.absent(OFF);
 const LOST: Family = Family::counter(
     "gleaner_tracing_lost_total",
     "Counts or records of the kernel side whose attribution was lost, by cause.",
-);
+)
+.of(Subject::Node)
+.by(&[Label::of("cause", &LOSS_CAUSES)])
+.in_unit("losses")
+.absent(OFF)
+.note("See below.");
 const SAMPLING: Family = Family::gauge(
     "gleaner_tracing_sampling_factor",
     "1 while every hit counts; more where hooks are taken off by turns and counts are scaled by it.",
-);
+)
+.of(Subject::Node)
+.in_unit("factor")
+.absent(OFF)
+.note("Of the most sampled file.");
 const HELD_BACK: Family = Family::gauge(
     "gleaner_tracing_memory_held_back_files",
     "Library files whose memory calls are not counted, because a process changed their code.",
-);
+)
+.of(Subject::Node)
+.in_unit("files")
+.absent(OFF);
+
+type Count = fn(&Tracing) -> u64;
+const GAUGES: [(Family, Count); 4] = [
+    (HOOKS_ATTACHED, |it| it.hooks_attached.into()),
+    (HOOKS_WANTED, |it| it.hooks_wanted.into()),
+    (HOOKS_SLOW, |it| it.hooks_slow.into()),
+    (HELD_BACK, |it| u64::try_from(it.memory_held_back.len()).unwrap_or(u64::MAX)),
+];
+
+pub(super) fn families() -> Vec<Family> {
+    let gauges = GAUGES.map(|(family, _)| family);
+    [&[ON], &gauges[..], &[SAMPLING, LOST]].concat()
+}
 
 /// While nothing is counted there is nothing to say about the counting but that it is off.
 pub(super) fn write(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
@@ -44,14 +85,7 @@ pub(super) fn write(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
         .filter(|(_, tracing)| tracing.on)
         .map(|(node, tracing)| (Labels::new([("node", *node)]), tracing))
         .collect();
-    type Count = fn(&Tracing) -> u64;
-    let gauges: [(Family, Count); 4] = [
-        (HOOKS_ATTACHED, |it| it.hooks_attached.into()),
-        (HOOKS_WANTED, |it| it.hooks_wanted.into()),
-        (HOOKS_SLOW, |it| it.hooks_slow.into()),
-        (HELD_BACK, |it| u64::try_from(it.memory_held_back.len()).unwrap_or(u64::MAX)),
-    ];
-    for (family, read) in gauges {
+    for (family, read) in GAUGES {
         text.family(family);
         for (labels, tracing) in &counting {
             text.count(labels, Some(read(tracing)));

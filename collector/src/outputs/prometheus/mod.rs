@@ -9,7 +9,8 @@ mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use proto::exposition::{Family, Labels, Text};
+use proto::exposition::{Labels, Text};
+use proto::family::{FLAG, Family, Label, Subject, Table};
 use proto::names;
 use proto::series;
 use proto::telemetry::v1::Class;
@@ -20,50 +21,102 @@ use crate::model::record::CLASSES;
 use crate::state::fleet::{FleetSnapshot, Losses};
 use crate::state::node::{Node, Presence};
 
+/// When there is no series of a node that was heard of.
+const FORGOTTEN: &str = "the node was silent for an hour";
+const NOT_LIVE: &str = "the node is silent";
+
 const NODE_INFO: Family =
-    Family::gauge("gleaner_node_info", "1; cluster and agent version of a node, to join on node.");
+    Family::gauge("gleaner_node_info", "1; cluster and agent version of a node, to join on node.")
+        .of(Subject::Node)
+        .by(&[Label::free("cluster"), Label::free("agent_version")])
+        .absent(FORGOTTEN);
 const NODE_UP: Family = Family::gauge(
     "gleaner_node_up",
     "1 while a node is heard, 0 when it is silent or its agent has gone.",
-);
+)
+.of(Subject::Node)
+.in_unit(FLAG)
+.absent(FORGOTTEN);
 const READING_AGE: Family =
-    Family::gauge("gleaner_node_reading_age_seconds", "Time since a node's last readings arrived.");
+    Family::gauge("gleaner_node_reading_age_seconds", "Time since a node's last readings arrived.")
+        .of(Subject::Node)
+        .absent(FORGOTTEN);
 const SPOOL_RECORDS: Family = Family::gauge(
     "gleaner_node_spool_records",
     "Records in a node's spool that no collector has acknowledged yet.",
-);
+)
+.of(Subject::Node)
+.in_unit("records")
+.absent(NOT_LIVE);
 const CLASS_AGE: Family =
-    Family::gauge("gleaner_gpu_class_age_seconds", "How long the instance has been in its class.");
+    Family::gauge("gleaner_gpu_class_age_seconds", "How long the instance has been in its class.")
+        .of(Subject::Instance)
+        .absent(NOT_LIVE);
 const OFFERS_OPEN: Family =
-    Family::gauge("gleaner_offers_open", "Offers of idle capacity that are open now, by class.");
+    Family::gauge("gleaner_offers_open", "Offers of idle capacity that are open now, by class.")
+        .by(&[Label::of("class", &names::class_names(&OFFERED))])
+        .in_unit("offers")
+        .absent("never");
+
+/// When there is no series of what the ledger sums.
+const NOT_IN_LEDGER: &str = "the ledger has no tile of it in which that was read";
 const CLASS_SECONDS: Family = Family::counter(
     "gleaner_gpu_class_seconds_total",
     "Time of an instance by class, from the ledger; the classes sum to its wall time.",
-);
+)
+.of(Subject::Instance)
+.by(&[Label::of("class", &CLASSES)])
+.absent("the instance was never in that class");
 const METERED_ENERGY: Family = Family::counter(
     "gleaner_gpu_metered_energy_joules_total",
     "Energy of the whole device while it was metered, from the ledger.",
-);
+)
+.of(Subject::Instance)
+.absent(NOT_IN_LEDGER)
+.experimental();
 const MEMORY_INTEGRAL: Family = Family::counter(
     "gleaner_gpu_memory_byte_seconds_total",
     "Used memory of an instance integrated over time, from the ledger.",
-);
+)
+.of(Subject::Instance)
+.absent(NOT_IN_LEDGER)
+.experimental();
 const REFUSED_UPDATES: Family = Family::counter(
     "gleaner_fleet_refused_updates_total",
     "Live updates of nodes that there was no room for.",
-);
+)
+.in_unit("updates")
+.absent("never");
 const CUT: Family = Family::counter(
     "gleaner_fleet_cut_total",
     "Parts of live updates that were over a bound and cut off, by what they were.",
-);
+)
+.by(&[Label::of("what", &["device", "instance", "holder", "figure", "text"])])
+.in_unit("parts")
+.absent("never");
 const CONFLICTS: Family = Family::counter(
     "gleaner_fleet_device_conflicts_total",
     "Times a live node began to list a device that another live node lists.",
-);
+)
+.in_unit("conflicts")
+.absent("never")
+.note("The newer claim counts.");
 
 /// Classes that can be offered.
 const OFFERED: [Class; 5] =
     [Class::Free, Class::HeldNoProcess, Class::HeldNoContext, Class::MemoryHeld, Class::Stalled];
+
+/// Every family that only a collector serves, but for those about itself.
+#[must_use]
+pub fn tables() -> Vec<Table> {
+    let nodes = vec![NODE_INFO, NODE_UP, READING_AGE, SPOOL_RECORDS, CLASS_AGE, OFFERS_OPEN];
+    let ledger = vec![CLASS_SECONDS, METERED_ENERGY, MEMORY_INTEGRAL];
+    vec![
+        Table { name: "nodes", families: nodes },
+        Table { name: "ledger", families: ledger },
+        Table { name: "losses", families: vec![REFUSED_UPDATES, CUT, CONFLICTS] },
+    ]
+}
 
 /// Label values of nodes: the node's name, with its cluster in front where two clusters have a node of
 /// that name.
