@@ -5,6 +5,7 @@ pub mod config;
 pub mod model;
 
 pub mod clock;
+pub mod recorder;
 pub mod samplers;
 
 pub mod attribution;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use agent::config::{Config, RawConfig};
 use agent::control::client::ask;
 use agent::control::{Answer, Command as Asked, parse_duration};
+use agent::recorder::{Ended, Order, RecordError, record};
 use agent::run::RunError;
 use agent::samplers::cuda::pins::driver::PinError;
 use agent::samplers::cuda::pins::{self, Removed};
@@ -37,6 +38,17 @@ enum Command {
         /// Where each function of each driver library is hooked, and why there.
         #[arg(long)]
         hooks: bool,
+    },
+    /// Write what NVML answers here to a file, for a bug report. Changes nothing on the node.
+    Record {
+        /// How long: 90s, 10m, 2h.
+        #[arg(long = "for", default_value = "60s", value_parser = parse_duration)]
+        length: Duration,
+        /// Keep UUIDs, places on the PCI bus and PIDs as they are.
+        #[arg(long)]
+        with_identities: bool,
+        /// Where; a file that is there is left as it is.
+        file: PathBuf,
     },
     /// Take all hooks off a running agent's node for a while, or put them on again.
     Trace {
@@ -104,6 +116,9 @@ fn main() -> ExitCode {
     match arguments.command.unwrap_or(Command::Run) {
         Command::Run => run(config),
         Command::Doctor { json, hooks } => doctor(&config, json, hooks),
+        Command::Record { length, with_identities, file } => {
+            write_recording(&config, &Order { file, length, with_identities })
+        }
         Command::Trace { action } => trace(&config, &action),
         Command::Detach { pin_root } => detach(pin_root.or(config.cuda.pin_root)),
         Command::Config { .. } => print("the configuration is valid\n"),
@@ -133,6 +148,28 @@ fn doctor(config: &Config, json: bool, hooks: bool) -> ExitCode {
     };
     let printed = print(&text);
     if report.is_complete() { printed } else { ExitCode::from(exit::UNAVAILABLE) }
+}
+
+fn write_recording(config: &Config, order: &Order) -> ExitCode {
+    match runtime().block_on(record(config, order)) {
+        Ok(written) => {
+            let why = match written.ended {
+                Ended::InTime => "",
+                Ended::Early => ", stopped early",
+                Ended::Full => ", ended early: the file is as large as it may be",
+            };
+            print(&format!(
+                "{}: {} devices, {} readings, {} KiB{why}; its first lines say what is in it\n",
+                order.file.display(),
+                written.devices,
+                written.ticks,
+                written.bytes.div_ceil(1024)
+            ))
+        }
+        Err(error @ RecordError::Exists(_)) => fail(exit::USAGE, &error),
+        Err(error @ RecordError::NoDriver(_)) => fail(exit::UNAVAILABLE, &error),
+        Err(error) => fail(exit::IO, &error),
+    }
 }
 
 fn trace(config: &Config, action: &TraceAction) -> ExitCode {
@@ -174,10 +211,11 @@ fn runtime() -> tokio::runtime::Runtime {
         .expect("the kernel offers epoll and eventfd")
 }
 
-/// A report says itself what it found: `doctor` logs only what it cannot say.
+/// A report says itself what it found: `doctor` and `record` log only what they cannot say.
 fn init_logging(arguments: &Arguments) {
-    let level =
-        if matches!(arguments.command, Some(Command::Doctor { .. })) { "error" } else { "info" };
+    let reports =
+        matches!(arguments.command, Some(Command::Doctor { .. } | Command::Record { .. }));
+    let level = if reports { "error" } else { "info" };
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(level));
     tracing_subscriber::fmt()

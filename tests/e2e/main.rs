@@ -15,5 +15,6 @@ mod offers;
 mod page;
 mod privacy;
 mod prometheus;
+mod recorder;
 mod stand_ins;
 mod trouble;

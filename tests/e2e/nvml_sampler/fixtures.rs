@@ -28,20 +28,20 @@ const MOVING: &str = "gleaner_gpu_energy_joules_total";
 const LEFT_OUT: &str = "gleaner_gpu_xid_heard";
 
 /// Two samples of GPM are this far apart at least.
-const APART: Duration = Duration::from_millis(150);
+pub(crate) const APART: Duration = Duration::from_millis(150);
 
 fn file(folder: &str, name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(name)
 }
 
-fn scenario(name: &str) -> Option<Scenario> {
+pub(crate) fn scenario(name: &str) -> Option<Scenario> {
     let path = file("scenarios/nvml", &format!("{name}.toml"));
     let text = std::fs::read_to_string(path).ok()?;
     Some(toml::from_str(&text).unwrap_or_else(|error| panic!("{name}: {error}")))
 }
 
 /// Everything between the sampler and a scrape.
-fn scrape(at: u64, nvml: NvmlReadings) -> String {
+pub(crate) fn scrape(at: u64, nvml: NvmlReadings) -> String {
     let (policy, tile) = (Policy::new(Allocations::None), Duration::from_secs(10));
     let mut pipeline = Pipeline::new(policy, tile, BTreeMap::new(), None);
     let (cuda, holders) = (CudaReadings::default(), BTreeMap::new());
@@ -54,7 +54,7 @@ fn scrape(at: u64, nvml: NvmlReadings) -> String {
     text.into_body()
 }
 
-fn settled(body: &str) -> String {
+pub(crate) fn settled(body: &str) -> String {
     let line = |line: &str| match line.starts_with(MOVING) {
         true => format!("{} 1\n", line.rsplit_once(' ').unwrap().0),
         false => format!("{line}\n"),
@@ -62,7 +62,13 @@ fn settled(body: &str) -> String {
     body.lines().filter(|it| !it.contains(LEFT_OUT)).map(line).collect()
 }
 
-async fn check(name: &str) {
+/// The golden text.
+pub(crate) fn golden(name: &str) -> String {
+    std::fs::read_to_string(file("golden", &format!("{name}.prom"))).unwrap()
+}
+
+/// The last of three ticks: what the fixture became is read by it alone.
+pub(crate) async fn reading(name: &str) -> NvmlReadings {
     let mut rig = Rig::new(scenario(name).unwrap());
     rig.read().await;
     tokio::time::sleep(APART).await;
@@ -71,7 +77,11 @@ async fn check(name: &str) {
         rig.change(|it| *it = then);
     }
     tokio::time::sleep(APART).await;
-    let body = scrape(1_000_000_000_000, rig.after(10).await);
+    rig.after(10).await
+}
+
+async fn check(name: &str) {
+    let body = scrape(1_000_000_000_000, reading(name).await);
     assert_eq!(promtool_findings(&body), "", "{name}");
 
     let golden = file("golden", &format!("{name}.prom"));
@@ -135,6 +145,11 @@ async fn memory_unknown() {
 #[tokio::test]
 async fn wrap_and_reset() {
     check("wrap").await;
+}
+
+#[tokio::test]
+async fn energy_reset() {
+    check("energy-reset").await;
 }
 
 #[tokio::test]

@@ -4,10 +4,12 @@
 //! The sampler is told the time of each tick, so waits of the product cost no time here.
 #![expect(clippy::unwrap_used, reason = "what a test needs is there, or the test fails")]
 
+mod claims;
 mod events;
 mod figures;
 mod fixtures;
 mod gpm;
+mod recordings;
 mod rig;
 mod samples;
 

@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use crate::clock;
 use crate::node::{Life, Node};
 use crate::ring::{BUCKET_NS, HISTORY, Ring, bucket_of};
+use crate::slots::Usage;
 
 const MIB: u64 = 1 << 20;
 
@@ -39,7 +40,9 @@ impl Node {
         let gpu = scenario.gpus.get(device)?;
         let total_bytes = gpu.memory_mib * MIB;
         let reserved_bytes = gpu.reserved_mib * MIB;
-        let held: u64 = self.slots().map(|(slot, life)| self.held(slot, life, device)).sum();
+        let has = |it: &Usage| it.memory_bytes.load(Ordering::Acquire) > 0;
+        let slots = self.slots(device, has);
+        let held: u64 = slots.map(|(slot, life)| self.held(slot, life, device)).sum();
         let used_bytes = held.min(total_bytes.saturating_sub(reserved_bytes));
         let free_bytes = total_bytes.saturating_sub(reserved_bytes + used_bytes);
         Some(Memory { total_bytes, reserved_bytes, used_bytes, free_bytes })
@@ -66,6 +69,9 @@ impl Node {
     pub fn energy_mj(&self, device: usize) -> Option<u64> {
         let scenario = self.scenario()?;
         let gpu = scenario.gpus.get(device)?;
+        if let Some(counted) = gpu.energy_mj {
+            return Some(counted);
+        }
         let state = &self.shared().devices[device];
         let now = clock::boot_ns();
         let queued = state.free_at_ns.load(Ordering::Acquire).saturating_sub(now);
@@ -87,12 +93,12 @@ impl Node {
             Life::Alive(pid) if pid != 0 => {
                 let usage = &self.shared().usage[slot][device];
                 let memory_bytes = usage.memory_bytes.load(Ordering::Acquire);
-                (usage.contexts.load(Ordering::Acquire) > 0)
-                    .then_some(Process { pid, memory_bytes })
+                Some(Process { pid, memory_bytes })
             }
             _ => None,
         };
-        Some(self.slots().filter_map(listed).collect())
+        let has = |it: &Usage| it.contexts.load(Ordering::Acquire) > 0;
+        Some(self.slots(device, has).filter_map(listed).collect())
     }
 
     /// One sample for each process that ran a kernel after `after_us` (Unix time in microseconds; 0 =
@@ -116,7 +122,8 @@ impl Node {
             let sm_percent = percent(busy(ring, first, now), (now - first) * BUCKET_NS);
             Some(Sample { pid, timestamp_us: timestamp_us(last), sm_percent })
         };
-        Some(self.slots().filter_map(sample).collect())
+        let has = |it: &Usage| (first..now).any(|bucket| it.busy.busy_ns(bucket) > 0);
+        Some(self.slots(device, has).filter_map(sample).collect())
     }
 
     /// Unix time in microseconds.

@@ -1,7 +1,8 @@
 //! The simulated node behind the stand-ins for libcuda and libnvidia-ml.
 //!
 //! Both libraries, in however many processes, open the folder that they lie in: `scenario.toml` says
-//! what the node is (`scenario`), a mapped file holds what happens on it (`region`, `slots`, `ring`).
+//! what the node is (`scenario`) and becomes (`timeline`), a mapped file holds what happens on it
+//! (`region`, `slots`, `ring`).
 //! `process` is what libcuda does there, `device` is what libnvidia-ml sees. A device is busy because
 //! a process launched on it and for no other reason. This is not a simulator of CUDA: nothing is
 //! computed, only time and memory are.
@@ -16,3 +17,4 @@ mod place;
 mod region;
 mod ring;
 mod slots;
+mod timeline;

@@ -8,10 +8,12 @@ use std::sync::{Arc, RwLock};
 use std::time::SystemTime;
 
 use crate::clock;
+use crate::device::Sample;
 use crate::place;
 use crate::region::Region;
 use crate::scenario::{NAME, Scenario, ScenarioError};
-use crate::slots::{SLOTS, Shared};
+use crate::slots::{SLOTS, Shared, Usage};
+use crate::timeline;
 
 /// The simulated node as one library in one process has it open.
 #[derive(Debug)]
@@ -39,8 +41,11 @@ pub enum OpenError {
 #[derive(Debug)]
 struct Loaded {
     version: Option<Version>,
-    /// `None` when the file as it is now cannot be used.
-    scenario: Option<Arc<Scenario>>,
+    /// With its steps; `None` when the file as it is now cannot be used.
+    whole: Option<Arc<Scenario>>,
+    /// Steps that `now` has.
+    passed: usize,
+    now: Option<Arc<Scenario>>,
 }
 
 /// Of the file. The inode too, because two changes can fall into one tick of its clock.
@@ -70,30 +75,48 @@ impl Node {
     }
 
     pub fn open(folder: &Path) -> Result<Self, OpenError> {
-        let scenario = Some(Arc::new(Scenario::read(folder)?));
+        let scenario = Arc::new(Scenario::read(folder)?);
         let version = version(folder);
         let region = Region::open(folder).map_err(OpenError::State)?;
+        let loaded = Loaded::new(version, Some(scenario), since_ms(&region));
         Ok(Self {
             folder: folder.to_owned(),
             region,
-            scenario: RwLock::new(Loaded { version, scenario }),
+            scenario: RwLock::new(loaded),
             checked_ns: AtomicU64::new(clock::boot_ns()),
         })
     }
 
-    /// The scenario as it is in the file now; `None` when that is not a scenario.
+    /// The scenario as the file has it now, with every step that is past; `None` when the file is not
+    /// a scenario.
     pub fn scenario(&self) -> Option<Arc<Scenario>> {
         let version = version(&self.folder);
-        {
+        let after_ms = since_ms(&self.region);
+        let whole = {
             let loaded = self.scenario.read().expect("nothing panics while it is held");
-            if loaded.version == version {
-                return loaded.scenario.clone();
+            if loaded.version == version && loaded.is_of(after_ms) {
+                return loaded.now.clone();
             }
-        }
-        let scenario = Scenario::read(&self.folder).ok().map(Arc::new);
-        let mut loaded = self.scenario.write().expect("nothing panics while it is held");
-        *loaded = Loaded { version, scenario: scenario.clone() };
-        scenario
+            loaded.whole.clone().filter(|_| loaded.version == version)
+        };
+        let whole = whole.or_else(|| Scenario::read(&self.folder).ok().map(Arc::new));
+        let fresh = Loaded::new(version, whole, after_ms);
+        let now = fresh.now.clone();
+        *self.scenario.write().expect("nothing panics while it is held") = fresh;
+        now
+    }
+
+    /// Recorded use of a device by processes: what the driver had told of up to now.
+    pub fn recorded_samples(&self, device: usize) -> Vec<Sample> {
+        let whole = {
+            let loaded = self.scenario.read().expect("nothing panics while it is held");
+            loaded.whole.clone()
+        };
+        let shared = self.shared();
+        let began_ns = shared.created_ns.load(Ordering::Relaxed);
+        let began_us = (began_ns + shared.epoch_offset_ns.load(Ordering::Relaxed)) / 1_000;
+        let after_ms = since_ms(&self.region);
+        whole.map(|it| timeline::samples(&it, device, began_us, after_ms)).unwrap_or_default()
     }
 
     /// The scenario as it was at most 100 ms ago: for calls that must not cost a system call.
@@ -103,7 +126,7 @@ impl Node {
             self.checked_ns.store(now, Ordering::Relaxed);
             return self.scenario();
         }
-        self.scenario.read().expect("nothing panics while it is held").scenario.clone()
+        self.scenario.read().expect("nothing panics while it is held").now.clone()
     }
 
     pub(crate) fn region(&self) -> &Region {
@@ -114,9 +137,15 @@ impl Node {
         self.region.shared()
     }
 
-    /// Every slot that was ever used, with the life of its process.
-    pub(crate) fn slots(&self) -> impl Iterator<Item = (usize, Life)> {
-        (0..SLOTS).map(|it| (it, self.life(it))).filter(|(_, life)| *life != Life::Unused)
+    /// Every slot of which a device has something, with the life of its process. Who lives is asked of
+    /// the kernel, and so of no others.
+    pub(crate) fn slots(
+        &self,
+        device: usize,
+        has: impl Fn(&Usage) -> bool,
+    ) -> impl Iterator<Item = (usize, Life)> {
+        let slots = (0..SLOTS).filter(move |it| has(&self.shared().usage[*it][device]));
+        slots.map(|it| (it, self.life(it))).filter(|(_, life)| *life != Life::Unused)
     }
 
     pub(crate) fn life(&self, slot: usize) -> Life {
@@ -160,6 +189,27 @@ impl Node {
         self.cancel(slot, now);
         Life::Dead { pid, since_ns: now }
     }
+}
+
+impl Loaded {
+    fn new(version: Option<Version>, whole: Option<Arc<Scenario>>, after_ms: u64) -> Self {
+        let passed = whole.as_ref().map_or(0, |it| timeline::passed(it, after_ms));
+        let now = match &whole {
+            Some(whole) if passed > 0 => timeline::at(whole, after_ms).ok().map(Arc::new),
+            _ => whole.clone(),
+        };
+        Self { version, whole, passed, now }
+    }
+
+    fn is_of(&self, after_ms: u64) -> bool {
+        self.whole.as_ref().is_none_or(|it| timeline::passed(it, after_ms) == self.passed)
+    }
+}
+
+/// Milliseconds since a library first opened the node's folder.
+fn since_ms(region: &Region) -> u64 {
+    let created_ns = region.shared().created_ns.load(Ordering::Relaxed);
+    clock::boot_ns().saturating_sub(created_ns) / 1_000_000
 }
 
 fn version(folder: &Path) -> Option<Version> {

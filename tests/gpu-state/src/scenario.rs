@@ -1,12 +1,16 @@
 //! `scenario.toml`: what the simulated node is and what goes wrong on it.
 //!
 //! The libraries read it again when it changes, so a device can fall off the bus under a running
-//! agent. A file that cannot be read or parsed is a node without a driver.
+//! agent. A file that cannot be read or parsed is a node without a driver. What changes by itself is
+//! in the file's steps (`timeline.rs`); a recording of a real node is such a file.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 
+use recording::{About, Recorded, Step};
 use serde::{Deserialize, Serialize};
+
+use crate::timeline;
 
 /// File name in the node's folder.
 pub const NAME: &str = "scenario.toml";
@@ -15,9 +19,11 @@ pub const NAME: &str = "scenario.toml";
 pub type NvmlCode = u32;
 
 /// The node. Everything has a default, so a file names only what it is about.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Scenario {
+    /// Where the file is a recording: how it was made.
+    pub recording: Option<About>,
     pub driver_version: String,
     /// As `cuDriverGetVersion` counts: 12040 is CUDA 12.4.
     pub cuda_version: i32,
@@ -37,15 +43,20 @@ pub struct Scenario {
     /// CUDA calls, by exported name, that fail, with the `CUresult` they return.
     pub cuda_fails: BTreeMap<String, i32>,
     pub gpus: Vec<Gpu>,
+    /// What changes, and when: milliseconds since a library first opened the node's folder.
+    pub steps: Vec<Step>,
 }
 
 /// One device. Its index is its place in the list, and must not change while the node runs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gpu {
     pub uuid: String,
+    /// What a real device answered; then nothing below but `hang_ms` and `xids` counts.
+    pub recorded: Option<Recorded>,
     pub name: String,
     pub pci_bus_id: String,
+    pub compute_capability: String,
     pub memory_mib: u64,
     /// Kept by the driver for itself.
     pub reserved_mib: u64,
@@ -72,6 +83,8 @@ pub struct Gpu {
     pub busy_percent: Option<u32>,
     /// Memory sizes have all bits set.
     pub memory_is_not_known: bool,
+    /// What the energy counter says; `None`: what its power adds up to.
+    pub energy_mj: Option<u64>,
     /// Values of GPM by metric number, in thousandths of the metric's unit; `None`: not supported.
     pub gpm: Option<BTreeMap<String, u32>>,
     /// `None`: MIG is off.
@@ -212,11 +225,14 @@ pub enum ScenarioError {
     Parse(toml::de::Error),
     #[error("the scenario has {0} devices, expected at most {max}", max = crate::slots::DEVICES)]
     TooManyDevices(usize),
+    #[error("a step of the scenario does not fit: {0}")]
+    Step(String),
 }
 
 impl Default for Scenario {
     fn default() -> Self {
         Self {
+            recording: None,
             driver_version: "550.163.01".to_owned(),
             cuda_version: 12_040,
             release_ms: 200,
@@ -227,6 +243,7 @@ impl Default for Scenario {
             nvml_init_fails: None,
             cuda_fails: BTreeMap::new(),
             gpus: Vec::new(),
+            steps: Vec::new(),
         }
     }
 }
@@ -241,6 +258,9 @@ impl Gpu {
     /// The device or an instance of it has profiling counters.
     #[must_use]
     pub fn has_gpm(&self) -> bool {
+        if let Some(recorded) = &self.recorded {
+            return recorded.gpm.is_some();
+        }
         self.gpm.is_some() || self.mig.iter().flatten().any(|it| it.gpm.is_some())
     }
 
@@ -248,9 +268,11 @@ impl Gpu {
     #[must_use]
     pub fn numbered(index: u32) -> Self {
         Self {
+            recorded: None,
             uuid: format!("GPU-00000000-0000-4000-8000-{index:012x}"),
             name: "NVIDIA H100 80GB HBM3".to_owned(),
             pci_bus_id: format!("00000000:{:02X}:00.0", 0x10 + index),
+            compute_capability: "9.0".to_owned(),
             memory_mib: 81_559,
             reserved_mib: 551,
             power_floor_mw: 70_000,
@@ -271,6 +293,7 @@ impl Gpu {
             fabric: None,
             busy_percent: None,
             memory_is_not_known: false,
+            energy_mj: None,
             gpm: None,
             mig: None,
             xids: Vec::new(),
@@ -294,7 +317,7 @@ impl Scenario {
         let scenario: Self = toml::from_str(&text).map_err(ScenarioError::Parse)?;
         match scenario.gpus.len() {
             count if count > crate::slots::DEVICES => Err(ScenarioError::TooManyDevices(count)),
-            _ => Ok(scenario),
+            _ => timeline::at(&scenario, u64::MAX).map(|_| scenario),
         }
     }
 

@@ -4,16 +4,19 @@
 use std::ffi::{c_int, c_uint, c_ulonglong};
 
 use gpu_state::device::Memory;
-use gpu_state::scenario::Gpu;
 use nvml_wrapper_sys::bindings::{
-    nvmlClockType_enum_NVML_CLOCK_MEM, nvmlClockType_t, nvmlDevice_t, nvmlFieldValue_t,
-    nvmlMemory_t, nvmlMemory_v2_t, nvmlPstates_t, nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU,
-    nvmlTemperatureSensors_t, nvmlUtilization_t, nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
+    nvmlClockType_enum_NVML_CLOCK_MEM, nvmlClockType_enum_NVML_CLOCK_VIDEO, nvmlClockType_t,
+    nvmlDevice_t, nvmlFieldValue_t, nvmlMemory_t, nvmlMemory_v2_t, nvmlPstates_t,
+    nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU, nvmlTemperatureSensors_t, nvmlUtilization_t,
+    nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT,
     nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG,
 };
 
-use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN, VERSION_MISMATCH};
-use crate::out::store;
+use crate::codes::{
+    Code, FUNCTION_NOT_FOUND, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN, VERSION_MISMATCH,
+};
+use crate::out::{store, store_answer};
+use crate::recorded::{refusal, said};
 use crate::session::{Target, about, about_any};
 
 /// Size and version as `NVML_STRUCT_VERSION(Memory, 2)` puts them into one word.
@@ -30,7 +33,10 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo(
     memory: *mut nvmlMemory_t,
 ) -> Code {
     about_any("nvmlDeviceGetMemoryInfo", device, |it| {
-        let Some(now) = memory_of(it) else { return UNKNOWN };
+        let now = match memory_of(it) {
+            Ok((now, _)) => now,
+            Err(code) => return code,
+        };
         let used = now.used_bytes.saturating_add(now.reserved_bytes);
         // SAFETY: nvml.h asks the caller for one structure.
         unsafe {
@@ -53,7 +59,11 @@ unsafe extern "C" fn nvmlDeviceGetMemoryInfo_v2(
         if usize::try_from(version) != Ok(MEMORY_V2) {
             return VERSION_MISMATCH;
         }
-        let Some(now) = memory_of(it) else { return UNKNOWN };
+        let now = match memory_of(it) {
+            Ok((now, true)) => now,
+            Ok((_, false)) => return FUNCTION_NOT_FOUND,
+            Err(code) => return code,
+        };
         let answer = nvmlMemory_v2_t {
             version,
             total: now.total_bytes,
@@ -72,22 +82,19 @@ unsafe extern "C" fn nvmlDeviceGetUtilizationRates(
     utilization: *mut nvmlUtilization_t,
 ) -> Code {
     about("nvmlDeviceGetUtilizationRates", device, |it| {
-        if it.gpu().mig.is_some() {
-            return NOT_SUPPORTED;
-        }
-        let measured = it.gpu().busy_percent.or_else(|| it.node.busy_percent(it.index));
-        let Some(gpu) = measured else { return UNKNOWN };
+        let busy = it.answer("utilization", |it| it.utilization, simulated_busy);
+        let answer = busy.map(|(gpu, memory)| nvmlUtilization_t { gpu, memory });
         // SAFETY: nvml.h asks the caller for one structure.
-        unsafe { store(utilization, nvmlUtilization_t { gpu, memory: gpu / 2 }) }
+        unsafe { store_answer(utilization, answer) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetPowerUsage(device: nvmlDevice_t, power: *mut c_uint) -> Code {
     about("nvmlDeviceGetPowerUsage", device, |it| {
-        let Some(now) = it.node.power_mw(it.index) else { return UNKNOWN };
+        let simulated = |it: &Target| it.node.power_mw(it.index).map(milliwatts).ok_or(UNKNOWN);
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(power, milliwatts(now)) }
+        unsafe { store_answer(power, it.answer("power", |it| it.power_mw, simulated)) }
     })
 }
 
@@ -98,7 +105,7 @@ unsafe extern "C" fn nvmlDeviceGetEnforcedPowerLimit(
 ) -> Code {
     about("nvmlDeviceGetEnforcedPowerLimit", device, |it| {
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(limit, milliwatts(it.gpu().power_max_mw)) }
+        unsafe { store_answer(limit, power_limit(it)) }
     })
 }
 
@@ -109,7 +116,7 @@ unsafe extern "C" fn nvmlDeviceGetPowerManagementLimit(
 ) -> Code {
     about("nvmlDeviceGetPowerManagementLimit", device, |it| {
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(limit, milliwatts(it.gpu().power_max_mw)) }
+        unsafe { store_answer(limit, power_limit(it)) }
     })
 }
 
@@ -119,9 +126,10 @@ unsafe extern "C" fn nvmlDeviceGetTotalEnergyConsumption(
     energy: *mut c_ulonglong,
 ) -> Code {
     about("nvmlDeviceGetTotalEnergyConsumption", device, |it| {
-        let Some(now) = it.node.energy_mj(it.index) else { return UNKNOWN };
+        let simulated = |it: &Target| it.node.energy_mj(it.index).ok_or(UNKNOWN);
+        let answer = it.answer("energy", |it| it.energy_mj.map(|it| it.0), simulated);
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(energy, now) }
+        unsafe { store_answer(energy, answer) }
     })
 }
 
@@ -135,9 +143,12 @@ unsafe extern "C" fn nvmlDeviceGetTemperature(
         if sensor != nvmlTemperatureSensors_enum_NVML_TEMPERATURE_GPU {
             return INVALID_ARGUMENT;
         }
-        let Some(busy) = it.node.busy_percent(it.index) else { return UNKNOWN };
+        let simulated = |it: &Target| {
+            it.node.busy_percent(it.index).map(|busy| 32 + busy * 2 / 5).ok_or(UNKNOWN)
+        };
+        let answer = it.answer("temperature", |it| it.temperature_celsius, simulated);
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(celsius, 32 + busy * 2 / 5) }
+        unsafe { store_answer(celsius, answer) }
     })
 }
 
@@ -148,14 +159,21 @@ unsafe extern "C" fn nvmlDeviceGetClockInfo(
     mhz: *mut c_uint,
 ) -> Code {
     about("nvmlDeviceGetClockInfo", device, |it| {
-        let Some(busy) = it.node.busy_percent(it.index) else { return UNKNOWN };
-        let now = match busy {
-            _ if domain == nvmlClockType_enum_NVML_CLOCK_MEM => MEMORY_CLOCK_MHZ,
-            0 => SM_CLOCK_IDLE_MHZ,
-            _ => SM_CLOCK_BUSY_MHZ,
+        let simulated = |it: &Target| match it.node.busy_percent(it.index) {
+            Some(_) if domain == nvmlClockType_enum_NVML_CLOCK_MEM => Ok(MEMORY_CLOCK_MHZ),
+            Some(0) => Ok(SM_CLOCK_IDLE_MHZ),
+            Some(_) => Ok(SM_CLOCK_BUSY_MHZ),
+            None => Err(UNKNOWN),
+        };
+        let answer = if domain == nvmlClockType_enum_NVML_CLOCK_MEM {
+            it.answer("memory_clock", |it| it.memory_clock_mhz, simulated)
+        } else if domain == nvmlClockType_enum_NVML_CLOCK_VIDEO {
+            it.answer("video_clock", |it| it.video_clock_mhz, simulated)
+        } else {
+            it.answer("sm_clock", |it| it.sm_clock_mhz, simulated)
         };
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(mhz, now) }
+        unsafe { store_answer(mhz, answer) }
     })
 }
 
@@ -182,9 +200,12 @@ unsafe extern "C" fn nvmlDeviceGetFieldValues(
         let Some(count) = usize::try_from(count).ok().filter(|_| !values.is_null()) else {
             return INVALID_ARGUMENT;
         };
+        if let Some(code) = it.recorded().and_then(|it| refusal(it, "fields")) {
+            return code;
+        }
         // SAFETY: nvml.h asks the caller for `count` structures.
         for value in unsafe { std::slice::from_raw_parts_mut(values, count) } {
-            fill(value, it.gpu());
+            fill(value, field_of(it, value));
         }
         if count == 0 { INVALID_ARGUMENT } else { SUCCESS }
     })
@@ -196,8 +217,27 @@ const NARROW: [c_uint; 12] = [1, 2, 31, 38, 45, 52, 59, 82, 94, 144, 145, 230];
 /// Fields whose scope is a link, or all links together.
 const OF_LINKS: [c_uint; 11] = [138, 139, 202, 204, 206, 207, 208, 211, 213, 214, 221];
 
-/// Of an instance it is what the scenario says; of a device what its processes hold.
-fn memory_of(target: &Target) -> Option<Memory> {
+/// Of an instance it is what the scenario says; of a device what its processes hold. With it: whether
+/// the second version of the call is there.
+fn memory_of(target: &Target) -> Result<(Memory, bool), Code> {
+    if let Some(recorded) = target.recorded() {
+        let own = target.recorded_instance().map(|it| it.memory);
+        let memory = own.map_or_else(
+            || said(recorded, "memory", recorded.memory),
+            |it| it.ok_or(NOT_SUPPORTED),
+        )?;
+        let now = Memory {
+            total_bytes: memory.total.0,
+            reserved_bytes: memory.reserved.map_or(0, |it| it.0),
+            used_bytes: memory.used.0,
+            free_bytes: memory.free.0,
+        };
+        return Ok((now, memory.reserved.is_some()));
+    }
+    simulated_memory(target).map(|it| (it, true)).ok_or(UNKNOWN)
+}
+
+fn simulated_memory(target: &Target) -> Option<Memory> {
     let Some(instance) = target.instance() else {
         return match target.gpu().memory_is_not_known {
             true => Some(Memory {
@@ -214,23 +254,53 @@ fn memory_of(target: &Target) -> Option<Memory> {
     Some(Memory { total_bytes, reserved_bytes: 0, used_bytes, free_bytes })
 }
 
+/// Of the device and of its memory, in percent.
+fn simulated_busy(target: &Target) -> Result<(c_uint, c_uint), Code> {
+    if target.gpu().mig.is_some() {
+        return Err(NOT_SUPPORTED);
+    }
+    let measured = target.gpu().busy_percent.or_else(|| target.node.busy_percent(target.index));
+    measured.map(|it| (it, it / 2)).ok_or(UNKNOWN)
+}
+
+fn power_limit(target: &Target) -> Result<c_uint, Code> {
+    let limit = match target.recorded() {
+        Some(recorded) => recorded.identity.power_limit_mw,
+        None => Some(target.gpu().power_max_mw),
+    };
+    limit.map(milliwatts).ok_or(NOT_SUPPORTED)
+}
+
 /// Fields that a device does not have while MIG is on.
 const WITHOUT_MIG: [c_uint; 4] = [142, 143, 144, 145];
 
-fn fill(field: &mut nvmlFieldValue_t, gpu: &Gpu) {
-    let value = gpu.fields.get(&field.fieldId.to_string());
+/// The value of a field, or its own code.
+fn field_of(target: &Target, field: &nvmlFieldValue_t) -> Result<u64, Code> {
+    let (gpu, number) = (target.gpu(), field.fieldId.to_string());
+    if let Some(recorded) = &gpu.recorded {
+        let value = recorded.fields.get(&number).map(|it| it.0);
+        return said(recorded, &recording::field(field.fieldId), value);
+    }
     let hidden = gpu.mig.is_some() && WITHOUT_MIG.contains(&field.fieldId);
-    let Some(value) = value.filter(|_| has_scope(field) && !hidden) else {
-        field.nvmlReturn = NOT_SUPPORTED;
-        return;
+    let value = gpu.fields.get(&number).filter(|_| has_scope(field) && !hidden);
+    value.copied().ok_or(NOT_SUPPORTED)
+}
+
+fn fill(field: &mut nvmlFieldValue_t, value: Result<u64, Code>) {
+    let value = match value {
+        Ok(value) => value,
+        Err(code) => {
+            field.nvmlReturn = code;
+            return;
+        }
     };
     field.nvmlReturn = SUCCESS;
     if NARROW.contains(&field.fieldId) {
         field.valueType = nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_INT;
-        field.value.uiVal = c_uint::try_from(*value).unwrap_or(c_uint::MAX);
+        field.value.uiVal = c_uint::try_from(value).unwrap_or(c_uint::MAX);
     } else {
         field.valueType = nvmlValueType_enum_NVML_VALUE_TYPE_UNSIGNED_LONG_LONG;
-        field.value.ullVal = *value;
+        field.value.ullVal = value;
     }
 }
 

@@ -8,10 +8,12 @@ use nvml_wrapper_sys::bindings::{
     NVML_GPM_METRICS_GET_VERSION, nvmlDevice_t, nvmlGpmMetricsGet_t, nvmlGpmSample_t,
     nvmlGpmSupport_t,
 };
+use recording::{Recorded, WHOLE};
 
 use crate::codes::{Code, INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, SUCCESS, VERSION_MISMATCH};
-use crate::out::store;
-use crate::session::about;
+use crate::out::{store, store_answer};
+use crate::recorded::refusal;
+use crate::session::{Target, about};
 
 /// In microseconds: samples that are closer measure nothing.
 const SHORTEST_US: u64 = 100_000;
@@ -22,8 +24,8 @@ struct Sample {
     at_us: u64,
     /// Device and, with MIG, GPU instance.
     of: Option<(usize, Option<c_uint>)>,
-    /// In thousandths of each metric's unit.
-    values: BTreeMap<String, u32>,
+    /// In each metric's unit, by its number.
+    values: BTreeMap<String, f64>,
 }
 
 #[unsafe(no_mangle)]
@@ -32,6 +34,9 @@ unsafe extern "C" fn nvmlGpmQueryDeviceSupport(
     support: *mut nvmlGpmSupport_t,
 ) -> Code {
     about("nvmlGpmQueryDeviceSupport", device, |it| {
+        if let Some(code) = it.recorded().and_then(|it| refusal(it, "gpm")) {
+            return code;
+        }
         let supported = it.gpu().has_gpm().into();
         // SAFETY: nvml.h asks the caller for one structure.
         unsafe { store(support, nvmlGpmSupport_t { version: 1, isSupportedDevice: supported }) }
@@ -58,11 +63,10 @@ unsafe extern "C" fn nvmlGpmSampleFree(sample: nvmlGpmSample_t) -> Code {
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlGpmSampleGet(device: nvmlDevice_t, sample: nvmlGpmSample_t) -> Code {
     about("nvmlGpmSampleGet", device, |it| {
-        let Some(values) = it.gpu().gpm.as_ref() else { return NOT_SUPPORTED };
-        let new =
-            Sample { at_us: it.node.unix_us(), of: Some((it.index, None)), values: values.clone() };
+        let simulated = |it: &Target| it.gpu().gpm.as_ref().map(scaled).ok_or(NOT_SUPPORTED);
+        let values = it.answer("gpm", |it| recorded(it, WHOLE), simulated);
         // SAFETY: nvml.h asks for a sample that was allocated.
-        unsafe { store(sample.cast(), new) }
+        unsafe { take(it, None, values, sample) }
     })
 }
 
@@ -73,20 +77,39 @@ unsafe extern "C" fn nvmlGpmMigSampleGet(
     sample: nvmlGpmSample_t,
 ) -> Code {
     about("nvmlGpmMigSampleGet", device, |it| {
-        let instances = it.gpu().mig.iter().flatten();
-        let Some(instance) = instances.into_iter().find(|it| it.gpu_instance == gpu_instance)
-        else {
-            return NOT_FOUND;
+        let simulated = |it: &Target| {
+            let mut instances = it.gpu().mig.iter().flatten();
+            let found = instances.find(|it| it.gpu_instance == gpu_instance).ok_or(NOT_FOUND)?;
+            found.gpm.as_ref().map(scaled).ok_or(NOT_SUPPORTED)
         };
-        let Some(values) = instance.gpm.as_ref() else { return NOT_SUPPORTED };
-        let new = Sample {
-            at_us: it.node.unix_us(),
-            of: Some((it.index, Some(gpu_instance))),
-            values: values.clone(),
-        };
+        let values = it.answer("gpm", |it| recorded(it, &gpu_instance.to_string()), simulated);
         // SAFETY: nvml.h asks for a sample that was allocated.
-        unsafe { store(sample.cast(), new) }
+        unsafe { take(it, Some(gpu_instance), values, sample) }
     })
+}
+
+/// Scenarios have thousandths of each metric's unit.
+fn scaled(thousandths: &BTreeMap<String, u32>) -> BTreeMap<String, f64> {
+    thousandths.iter().map(|(number, value)| (number.clone(), f64::from(*value) / 1e3)).collect()
+}
+
+/// What was sampled and had no sample before it to be compared with has no values.
+fn recorded(recorded: &Recorded, instance: &str) -> Option<BTreeMap<String, f64>> {
+    recorded.gpm.as_ref().map(|it| it.get(instance).cloned().unwrap_or_default())
+}
+
+/// # Safety
+/// `sample` was allocated.
+unsafe fn take(
+    target: &Target,
+    gpu_instance: Option<c_uint>,
+    values: Result<BTreeMap<String, f64>, Code>,
+    sample: nvmlGpmSample_t,
+) -> Code {
+    let of = Some((target.index, gpu_instance));
+    let new = values.map(|values| Sample { at_us: target.node.unix_us(), of, values });
+    // SAFETY: by the contract above.
+    unsafe { store_answer(sample.cast(), new) }
 }
 
 #[unsafe(no_mangle)]
@@ -113,9 +136,9 @@ unsafe extern "C" fn nvmlGpmMetricsGet(request: *mut nvmlGpmMetricsGet_t) -> Cod
     let count = usize::try_from(request.numMetrics).unwrap_or(usize::MAX);
     for metric in request.metrics.iter_mut().take(count) {
         match after.values.get(&metric.metricId.to_string()) {
-            Some(thousandths) => {
+            Some(value) => {
                 metric.nvmlReturn = SUCCESS;
-                metric.value = f64::from(*thousandths) / 1e3;
+                metric.value = *value;
             }
             None => metric.nvmlReturn = NOT_SUPPORTED,
         }

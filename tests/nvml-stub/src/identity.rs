@@ -9,8 +9,8 @@ use nvml_wrapper_sys::bindings::{
 };
 
 use crate::codes::{Code, INVALID_ARGUMENT, NOT_SUPPORTED, SUCCESS, UNKNOWN};
-use crate::out::{store, store_text};
-use crate::session::{about, about_any};
+use crate::out::{store, store_answer, store_text};
+use crate::session::{Target, about, about_any};
 
 /// An H100 by its PCI identifier.
 const PCI_DEVICE_ID: c_uint = 0x2330_10de;
@@ -22,7 +22,9 @@ unsafe extern "C" fn nvmlDeviceGetUUID(
     length: c_uint,
 ) -> Code {
     about_any("nvmlDeviceGetUUID", device, |it| {
-        let own = it.instance().map_or(&it.gpu().uuid, |it| &it.uuid);
+        let recorded = it.recorded_instance().map(|it| &it.uuid);
+        let simulated = it.instance().map(|it| &it.uuid);
+        let own = recorded.or(simulated).unwrap_or(&it.gpu().uuid);
         // SAFETY: nvml.h asks the caller for `length` bytes.
         unsafe { store_text(uuid, length, own) }
     })
@@ -35,8 +37,7 @@ unsafe extern "C" fn nvmlDeviceGetName(
     length: c_uint,
 ) -> Code {
     about_any("nvmlDeviceGetName", device, |it| {
-        let device = &it.gpu().name;
-        let own = it.instance().map_or(device.clone(), |it| format!("{device} MIG {}", it.profile));
+        let Some(own) = name_of(it) else { return NOT_SUPPORTED };
         // SAFETY: nvml.h asks the caller for `length` bytes.
         unsafe { store_text(name, length, &own) }
     })
@@ -45,8 +46,12 @@ unsafe extern "C" fn nvmlDeviceGetName(
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetIndex(device: nvmlDevice_t, index: *mut c_uint) -> Code {
     about("nvmlDeviceGetIndex", device, |it| {
+        let own = match it.recorded() {
+            Some(recorded) => recorded.identity.index.ok_or(NOT_SUPPORTED),
+            None => Ok(number(it.index)),
+        };
         // SAFETY: nvml.h asks the caller for one integer.
-        unsafe { store(index, number(it.index)) }
+        unsafe { store_answer(index, own) }
     })
 }
 
@@ -64,7 +69,11 @@ unsafe extern "C" fn nvmlDeviceGetPciInfo_v3(
     pci: *mut nvmlPciInfo_t,
 ) -> Code {
     about("nvmlDeviceGetPciInfo_v3", device, |it| {
-        let Some(info) = pci_info(&it.gpu().pci_bus_id) else { return UNKNOWN };
+        let bus_id = match it.recorded() {
+            Some(recorded) => recorded.identity.pci_bus_id.as_deref(),
+            None => Some(&*it.gpu().pci_bus_id),
+        };
+        let Some(info) = bus_id.and_then(pci_info) else { return UNKNOWN };
         // SAFETY: nvml.h asks the caller for one structure.
         unsafe { store(pci, info) }
     })
@@ -95,19 +104,20 @@ unsafe extern "C" fn nvmlDeviceGetCudaComputeCapability(
     major: *mut c_int,
     minor: *mut c_int,
 ) -> Code {
-    about("nvmlDeviceGetCudaComputeCapability", device, |_| {
+    about("nvmlDeviceGetCudaComputeCapability", device, |it| {
+        let Some(capability) = capability_of(it) else { return NOT_SUPPORTED };
         // SAFETY: nvml.h asks the caller for one integer.
-        if unsafe { store(major, 9) } != SUCCESS {
+        if unsafe { store(major, capability.0) } != SUCCESS {
             return INVALID_ARGUMENT;
         }
         // SAFETY: as above.
-        unsafe { store(minor, 0) }
+        unsafe { store(minor, capability.1) }
     })
 }
 
 #[unsafe(no_mangle)]
 unsafe extern "C" fn nvmlDeviceGetNumaNodeId(device: nvmlDevice_t, node: *mut c_uint) -> Code {
-    about("nvmlDeviceGetNumaNodeId", device, |it| match it.gpu().numa_node {
+    about("nvmlDeviceGetNumaNodeId", device, |it| match numa_node_of(it) {
         // SAFETY: nvml.h asks the caller for one integer.
         Some(number) => unsafe { store(node, number) },
         None => NOT_SUPPORTED,
@@ -121,12 +131,41 @@ unsafe extern "C" fn nvmlDeviceGetMemoryAffinity(
     nodes: *mut c_ulong,
     _scope: nvmlAffinityScope_t,
 ) -> Code {
-    about("nvmlDeviceGetMemoryAffinity", device, |it| match it.gpu().numa_node {
+    about("nvmlDeviceGetMemoryAffinity", device, |it| match numa_node_of(it) {
         Some(0..64) if length == 0 => INVALID_ARGUMENT,
         // SAFETY: nvml.h asks the caller for `length` words, which is at least one.
         Some(number @ 0..64) => unsafe { store(nodes, 1 << number) },
         Some(_) | None => NOT_SUPPORTED,
     })
+}
+
+/// Of an instance: the device's, and its profile.
+fn name_of(target: &Target) -> Option<String> {
+    let device = match target.recorded() {
+        Some(recorded) => recorded.identity.name.clone()?,
+        None => target.gpu().name.clone(),
+    };
+    let profile = match target.recorded_instance() {
+        Some(instance) => instance.profile.as_ref(),
+        None => target.instance().map(|it| &it.profile),
+    };
+    Some(profile.map_or(device.clone(), |it| format!("{device} MIG {it}")))
+}
+
+fn capability_of(target: &Target) -> Option<(c_int, c_int)> {
+    let own = match target.recorded() {
+        Some(recorded) => recorded.identity.compute_capability.as_ref()?,
+        None => &target.gpu().compute_capability,
+    };
+    let (major, minor) = own.split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
+fn numa_node_of(target: &Target) -> Option<u32> {
+    match target.recorded() {
+        Some(recorded) => recorded.identity.numa_node,
+        None => target.gpu().numa_node,
+    }
 }
 
 fn number(index: usize) -> c_uint {

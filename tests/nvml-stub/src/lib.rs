@@ -16,5 +16,6 @@ mod identity;
 mod mig;
 mod out;
 mod processes;
+mod recorded;
 mod session;
 mod system;

@@ -18,6 +18,18 @@ pub(crate) unsafe fn store<T>(out: *mut T, value: T) -> Code {
     SUCCESS
 }
 
+/// Writes an answer, where there is one.
+///
+/// # Safety
+/// As for [`store`].
+pub(crate) unsafe fn store_answer<T>(out: *mut T, answer: Result<T, Code>) -> Code {
+    match answer {
+        // SAFETY: by the contract above.
+        Ok(value) => unsafe { store(out, value) },
+        Err(code) => code,
+    }
+}
+
 /// Writes a string with its terminating zero.
 ///
 /// # Safety

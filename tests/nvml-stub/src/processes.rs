@@ -14,6 +14,7 @@ use crate::codes::{
     Code, INSUFFICIENT_SIZE, INVALID_ARGUMENT, NOT_FOUND, NOT_SUPPORTED, UNKNOWN, VERSION_MISMATCH,
 };
 use crate::out::{store, store_list};
+use crate::recorded;
 use crate::session::{Target, about, about_any};
 
 /// What NVML fills in where there are no MIG instances.
@@ -52,8 +53,14 @@ unsafe extern "C" fn nvmlDeviceGetGraphicsRunningProcesses_v3(
     infos: *mut nvmlProcessInfo_t,
 ) -> Code {
     about("nvmlDeviceGetGraphicsRunningProcesses_v3", device, |it| {
+        let question = "graphics_processes";
+        let rows = it.answer(
+            question,
+            |it| it.graphics.as_deref().map(recorded::processes),
+            |it| Ok(rows(it, List::Graphics)),
+        );
         // SAFETY: nvml.h asks the caller for `count` structures.
-        unsafe { store_list(count, infos, &rows(it, List::Graphics)) }
+        unsafe { store_rows(count, infos, rows) }
     })
 }
 
@@ -64,8 +71,14 @@ unsafe extern "C" fn nvmlDeviceGetMPSComputeRunningProcesses_v3(
     infos: *mut nvmlProcessInfo_t,
 ) -> Code {
     about("nvmlDeviceGetMPSComputeRunningProcesses_v3", device, |it| {
+        let question = "mps_processes";
+        let rows = it.answer(
+            question,
+            |it| it.mps.as_deref().map(recorded::processes),
+            |it| Ok(rows(it, List::Mps)),
+        );
         // SAFETY: nvml.h asks the caller for `count` structures.
-        unsafe { store_list(count, infos, &rows(it, List::Mps)) }
+        unsafe { store_rows(count, infos, rows) }
     })
 }
 
@@ -90,7 +103,10 @@ unsafe extern "C" fn nvmlDeviceGetProcessUtilization(
             unsafe { store(count, RING_SAMPLES) };
             return INSUFFICIENT_SIZE;
         }
-        let Some(mut samples) = samples(it, last_seen) else { return UNKNOWN };
+        let mut samples = match samples(it, "process_utilization", last_seen) {
+            Ok(samples) => samples,
+            Err(code) => return code,
+        };
         if it.gpu().legacy_samples_are_zero {
             samples.iter_mut().for_each(|it| it.sm_percent = 0);
         }
@@ -121,7 +137,10 @@ unsafe extern "C" fn nvmlDeviceGetProcessesUtilizationInfo(
         if usize::try_from(info.version) != Ok(PROCESSES_V1) {
             return VERSION_MISMATCH;
         }
-        let Some(samples) = samples(it, info.lastSeenTimeStamp) else { return UNKNOWN };
+        let samples = match samples(it, "processes_utilization", info.lastSeenTimeStamp) {
+            Ok(samples) => samples,
+            Err(code) => return code,
+        };
         let samples: Vec<_> = samples.into_iter().map(newer_sample).collect();
         if samples.is_empty() {
             return NOT_FOUND;
@@ -131,9 +150,19 @@ unsafe extern "C" fn nvmlDeviceGetProcessesUtilizationInfo(
     })
 }
 
-/// Of processes that launched, and of the scenario; only those newer than `last_seen`.
-fn samples(target: &Target, last_seen: c_ulonglong) -> Option<Vec<Sample>> {
-    let mut samples = target.node.process_samples(target.index, last_seen)?;
+/// Of processes that launched, and of the scenario; only those newer than `last_seen`. A recorded
+/// driver was asked by the older call only where it refused the newer one.
+fn samples(target: &Target, question: &str, last_seen: c_ulonglong) -> Result<Vec<Sample>, Code> {
+    if let Some(recorded) = target.recorded() {
+        let by_older = recorded::refusal(recorded, "processes_utilization").is_some();
+        let asked = (by_older || question != "process_utilization").then_some(());
+        recorded::said(recorded, question, asked)?;
+        let mut samples = target.node.recorded_samples(target.index);
+        samples.retain(|it| it.timestamp_us > last_seen);
+        return Ok(samples);
+    }
+    let samples = target.node.process_samples(target.index, last_seen);
+    let mut samples = samples.ok_or(UNKNOWN)?;
     let now = target.node.unix_us();
     let rows = target.gpu().samples.iter().map(|it| Sample {
         pid: it.pid,
@@ -141,7 +170,7 @@ fn samples(target: &Target, last_seen: c_ulonglong) -> Option<Vec<Sample>> {
         sm_percent: it.sm,
     });
     samples.extend(rows.filter(|it| it.timestamp_us > last_seen));
-    Some(samples)
+    Ok(samples)
 }
 
 /// # Safety
@@ -153,14 +182,37 @@ unsafe fn compute(
     infos: *mut nvmlProcessInfo_t,
 ) -> Code {
     about_any(call, device, |it| {
-        let Some(processes) = it.node.processes(it.index) else { return UNKNOWN };
-        // Which instance a real process is on is not known here.
-        let processes = processes.into_iter().filter(|_| it.slot.is_none());
-        let mut processes: Vec<_> = processes.map(info).collect();
-        processes.extend(rows(it, List::Compute));
         // SAFETY: by the contract above.
-        unsafe { store_list(count, infos, &processes) }
+        unsafe { store_rows(count, infos, compute_rows(it)) }
     })
+}
+
+fn compute_rows(target: &Target) -> Result<Vec<nvmlProcessInfo_t>, Code> {
+    if let Some(recorded) = target.recorded() {
+        return match target.recorded_instance() {
+            Some(instance) => instance.processes.as_deref().ok_or(NOT_SUPPORTED),
+            None => recorded::said(recorded, "compute_processes", recorded.compute.as_deref()),
+        }
+        .map(recorded::processes);
+    }
+    let processes = target.node.processes(target.index).ok_or(UNKNOWN)?;
+    // Which instance a real process is on is not known here.
+    let processes = processes.into_iter().filter(|_| target.slot.is_none());
+    Ok(processes.map(info).chain(rows(target, List::Compute)).collect())
+}
+
+/// # Safety
+/// As for [`store_list`].
+unsafe fn store_rows(
+    count: *mut c_uint,
+    infos: *mut nvmlProcessInfo_t,
+    rows: Result<Vec<nvmlProcessInfo_t>, Code>,
+) -> Code {
+    match rows {
+        // SAFETY: by the contract above.
+        Ok(rows) => unsafe { store_list(count, infos, &rows) },
+        Err(code) => code,
+    }
 }
 
 fn info(process: Process) -> nvmlProcessInfo_t {

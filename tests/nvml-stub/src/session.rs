@@ -13,6 +13,7 @@ use crate::codes::{
     Code, DRIVER_NOT_LOADED, GPU_IS_LOST, INVALID_ARGUMENT, NOT_SUPPORTED, RESET_REQUIRED, SUCCESS,
     UNINITIALIZED, UNKNOWN,
 };
+use crate::recorded;
 
 static SESSION: Mutex<Session> = Mutex::new(Session { users: 0, node: None });
 
@@ -123,7 +124,8 @@ pub(crate) fn about_any(
     }
     let target = Target { node, scenario, index, slot };
     // A layout that is gone takes its handles along.
-    if slot.is_some() && target.instance().is_none() {
+    let is_there = target.instance().is_some() || target.recorded_instance().is_some();
+    if slot.is_some() && !is_there {
         return INVALID_ARGUMENT;
     }
     hang(&target);
@@ -138,7 +140,9 @@ pub(crate) fn handle(call: &str, find: impl Fn(&Gpu, usize) -> bool) -> Result<n
     let (_, scenario) = opened()?;
     let index = scenario.gpus.iter().enumerate().position(|(index, gpu)| find(gpu, index));
     let index = index.ok_or(crate::codes::NOT_FOUND)?;
-    match refusal(call, &scenario.gpus[index]) {
+    let gpu = &scenario.gpus[index];
+    let lost = gpu.recorded.as_ref().and_then(|it| recorded::refusal(it, "handle"));
+    match lost.or_else(|| refusal(call, gpu)) {
         Some(code) => Err(code),
         None => Ok(std::ptr::without_provenance_mut(FIRST_HANDLE + index)),
     }

@@ -22,6 +22,7 @@ const CRATES: [Crate; 2] = [
             "config",
             "clock",
             "samplers",
+            "recorder",
             "attribution",
             "classify",
             "accounting",

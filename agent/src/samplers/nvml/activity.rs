@@ -89,6 +89,17 @@ impl Activity {
         Self::Known(heard)
     }
 
+    /// What a client of an MPS server used: drivers put what it did down to the server, so that a
+    /// client without a sample of its own did nothing only where nobody did.
+    pub(crate) fn of_mps_client(&self, pid: u32) -> SmUse {
+        match self {
+            Self::Known(heard) if !heard.is_empty() && !heard.contains_key(&pid) => {
+                SmUse::default()
+            }
+            _ => self.of_process(pid),
+        }
+    }
+
     /// What one listed process used. `Some(0)` = the driver answered and has no sample of it.
     pub(crate) fn of_process(&self, pid: u32) -> SmUse {
         let Self::Known(heard) = self else { return SmUse::default() };
@@ -176,6 +187,17 @@ mod tests {
             assert_eq!(consume(Call::ProcessesUtilization, refusal), Activity::Unknown);
         }
         assert_eq!(Cursor::default().consume(0, NOW, &Answers::default()), Activity::Unknown);
+    }
+
+    #[test]
+    fn a_client_of_a_busy_mps_server_is_not_idle() {
+        let consume = |answers: &Answers| {
+            Cursor::default().consume(Cursor::default().last_seen_us(NOW), NOW, answers)
+        };
+        let served = consume(&answers(&[(6, NOW, 80), (8, NOW, 5)]));
+        assert_eq!([7, 8].map(|it| served.of_mps_client(it).weight), [None, Some(5)]);
+        let idle = consume(&answers(&[]));
+        assert_eq!(idle.of_mps_client(7).weight, Some(0));
     }
 
     #[test]

@@ -89,8 +89,15 @@ pub(crate) struct Answers {
     pub(crate) gpm: Option<Sampled>,
     /// `None` at ticks that ask for none.
     pub(crate) figures: Option<Raw>,
+    /// What `figures` has of fields: what each of those that were asked for said.
+    pub(crate) fields: Vec<FieldSaid>,
     pub(crate) refused: BTreeMap<Call, Refusal>,
+    /// The driver's own code of each refusal.
+    pub(crate) codes: BTreeMap<Call, u32>,
 }
+
+/// One field by this driver's number, as the driver says it; or its code.
+pub(crate) type FieldSaid = (u32, Result<u64, u32>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Utilization {

@@ -9,7 +9,7 @@ use crate::model::figures::Figures;
 use crate::model::ids::{DeviceId, InstanceId};
 use crate::model::readings::{Counters, InstanceReading, ProcessReading};
 use crate::model::units::Percent;
-use crate::samplers::nvml::activity::Activity;
+use crate::samplers::nvml::activity::{Activity, SmUse};
 use crate::samplers::nvml::answers::{Answers, Call, Listed, Memory, MigDevice};
 use crate::samplers::nvml::gpm;
 use crate::samplers::nvml::probe::{Instances, Plan};
@@ -70,9 +70,13 @@ pub(crate) fn unmeasured(id: InstanceId) -> InstanceReading {
 
 fn whole(id: &DeviceId, plan: Plan, answers: &Answers, activity: &Activity) -> InstanceReading {
     let memory = answers.memory.and_then(believable);
+    let of_mps = |pid| answers.mps.iter().flatten().any(|it| it.pid == pid);
+    let use_of = |pid| {
+        if of_mps(pid) { activity.of_mps_client(pid) } else { activity.of_process(pid) }
+    };
     InstanceReading {
         busy: counters(plan, answers).busy,
-        processes: process_list(plan, answers).map(|it| processes(it, memory, activity)),
+        processes: process_list(plan, answers).map(|it| processes(it, memory, use_of)),
         figures: worked(answers, None),
         ..with_memory(InstanceId { device: id.clone(), mig: None }, memory)
     }
@@ -97,7 +101,7 @@ fn mig_instance(
         busy: gpm::decode::busy(&figures),
         figures,
         mig: Some(device.identity.clone()),
-        processes: listed.map(|it| processes(merged([it]), memory, &Activity::Unknown)),
+        processes: listed.map(|it| processes(merged([it]), memory, |_| SmUse::default())),
         ..with_memory(id, memory)
     }
 }
@@ -154,13 +158,13 @@ fn merged<'list>(lists: impl IntoIterator<Item = &'list [Listed]>) -> BTreeMap<u
 fn processes(
     listed: BTreeMap<u32, u64>,
     memory: Option<Memory>,
-    activity: &Activity,
+    use_of: impl Fn(u32) -> SmUse,
 ) -> Vec<ProcessReading> {
     let most = memory.map_or(u64::MAX - 1, |it| it.total);
     listed
         .into_iter()
         .map(|(tgid, memory)| {
-            let used = activity.of_process(tgid);
+            let used = use_of(tgid);
             ProcessReading {
                 process: None,
                 tgid,
@@ -220,6 +224,8 @@ mod tests {
             mig: None,
             gpm: None,
             figures: None,
+            fields: Vec::new(),
+            codes: [].into(),
             refused: [(Call::MigDevices, Refusal::NotSupported)].into(),
         }
     }

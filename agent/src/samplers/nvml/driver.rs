@@ -64,6 +64,7 @@ struct Round<'round, 'library> {
     device: &'round nvml_wrapper::Device<'library>,
     plan: Plan,
     refused: BTreeMap<Call, Refusal>,
+    codes: BTreeMap<Call, u32>,
 }
 
 /// Why the library is not there.
@@ -136,7 +137,11 @@ impl Library {
                     *held = Some(device);
                     (plan, answers)
                 }
-                Err(error) => (Plan::probe(), Answers::refused(Call::Handle, refusal(&error))),
+                Err(error) => {
+                    let refused = Answers::refused(Call::Handle, refusal(&error));
+                    let codes = [(Call::Handle, code(error))].into();
+                    (Plan::probe(), Answers { codes, ..refused })
+                }
             }
         };
         if answers.ended() {
@@ -200,7 +205,8 @@ fn probe<'library>(
 impl Device<'_> {
     /// Asks what is planned, until the device is found to be lost.
     fn ask(&mut self, plan: Plan, last_seen_us: u64) -> Answers {
-        let mut round = Round { device: &self.handle, plan, refused: BTreeMap::new() };
+        let (refused, codes) = (BTreeMap::new(), BTreeMap::new());
+        let mut round = Round { device: &self.handle, plan, refused, codes };
         let answers = ask(&mut round, last_seen_us);
         let lists_processes = plan.lists_processes;
         let known = self.mig.len();
@@ -214,7 +220,8 @@ impl Device<'_> {
         let sampled = gpm_instances(answers.mig_on, mig.as_deref());
         let gpm = round.ask(Call::Gpm, |it| self.gpm.ask(it, &sampled));
         let figures = plan.asks_for_figures().then(|| round.figures(&mut self.fields));
-        Answers { mig, gpm, figures, refused: round.refused, ..answers }
+        let fields = figures.as_ref().map(|_| self.fields.said()).unwrap_or_default();
+        Answers { mig, gpm, figures, fields, refused: round.refused, codes: round.codes, ..answers }
     }
 }
 
@@ -266,8 +273,14 @@ impl<'library> Round<'_, 'library> {
         if !self.plan.asks(call) || self.refused.values().any(|it| it.ends_the_visit()) {
             return None;
         }
-        let answer = question(self.device).map_err(|it| refusal(&it));
-        answer.map_err(|it| self.refused.insert(call, it)).ok()
+        match question(self.device) {
+            Ok(answer) => Some(answer),
+            Err(error) => {
+                self.refused.insert(call, refusal(&error));
+                self.codes.insert(call, code(error));
+                None
+            }
+        }
     }
 
     fn figures(&mut self, fields: &mut Fields) -> Raw {
@@ -375,6 +388,14 @@ fn samples(round: &mut Round<'_, '_>, last_seen_us: u64) -> Option<Vec<Sample>> 
 pub(crate) fn handle(device: &nvml_wrapper::Device<'_>) -> sys::nvmlDevice_t {
     // SAFETY: the handle is only passed to the library that gave it, which `device` keeps loaded.
     unsafe { device.handle() }
+}
+
+/// As `nvml.h` numbers it.
+fn code(error: NvmlError) -> u32 {
+    match error {
+        NvmlError::FailedToLoadSymbol(_) => sys::nvmlReturn_enum_NVML_ERROR_FUNCTION_NOT_FOUND,
+        other => other.into(),
+    }
 }
 
 pub(crate) fn refusal(error: &NvmlError) -> Refusal {

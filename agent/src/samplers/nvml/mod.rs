@@ -63,6 +63,8 @@ pub struct Sampler {
     unlisted: u32,
     errors: BTreeMap<Call, u64>,
     events: Events,
+    /// Who records gets every answer as it came; `None` = nobody does.
+    heard: Option<Vec<(DeviceId, Report)>>,
 }
 
 /// The sampler's own figures. The labels are a closed set.
@@ -129,7 +131,21 @@ impl Sampler {
             unlisted: 0,
             errors: Call::ALL.into_iter().map(|it| (it, 0)).collect(),
             events: Events::default(),
+            heard: None,
         }
+    }
+
+    /// One that keeps what it hears, and asks for figures at every tick.
+    #[must_use]
+    pub(crate) fn start_recording(config: &config::Nvml) -> Self {
+        let mut sampler = Self::start(config);
+        sampler.heard = Some(Vec::new());
+        sampler
+    }
+
+    /// Every answer that came in time since this was called last, in the order of their coming.
+    pub(crate) fn take_heard(&mut self) -> Vec<(DeviceId, Report)> {
+        self.heard.as_mut().map(std::mem::take).unwrap_or_default()
     }
 
     /// Asks every device once. Returns when all have answered or at the deadline; it may be dropped
@@ -144,6 +160,9 @@ impl Sampler {
         }
         if let Some(library) = &self.library {
             for device in self.devices.values_mut() {
+                if self.heard.is_some() {
+                    device.want_figures();
+                }
                 device.ask(at, library, &self.sender);
             }
             self.events.listen(library, self.devices.keys());
@@ -210,8 +229,15 @@ impl Sampler {
         }
         let driver_gone = report.answers.refused.values().any(|it| *it == Refusal::DriverGone);
         let Some(device) = self.devices.get_mut(id) else { return };
+        let copy = self.heard.is_some().then(|| report.clone());
         // A late word may be about a driver that is no longer the one in use.
-        if device.accept(at, report) && driver_gone {
+        if !device.accept(at, report) {
+            return;
+        }
+        if let (Some(heard), Some(copy)) = (&mut self.heard, copy) {
+            heard.push((id.clone(), copy));
+        }
+        if driver_gone {
             self.without_list(at, &LibraryError::List(Refusal::DriverGone));
         }
     }

@@ -102,6 +102,11 @@ impl Tracked {
         self.probe_at = BootNs::default();
     }
 
+    /// Figures are asked for at this tick, however long ago that was.
+    pub(crate) fn want_figures(&mut self) {
+        self.figures_at = BootNs::default();
+    }
+
     /// Asks the device for this tick, unless it rests or still owes an answer.
     pub(crate) fn ask(&mut self, at: BootNs, library: &Library, messages: &Sender<Message>) {
         self.forget_ended_worker();

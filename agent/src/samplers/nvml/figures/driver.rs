@@ -9,7 +9,7 @@ use nvml_wrapper::error::{NvmlError, nvml_sym, nvml_try};
 use nvml_wrapper_sys::bindings as sys;
 
 use crate::model::figures::{FABRIC_FAILED, Figure};
-use crate::samplers::nvml::answers::Call;
+use crate::samplers::nvml::answers::{Call, FieldSaid};
 use crate::samplers::nvml::driver::handle;
 use crate::samplers::nvml::figures::fields::{FIELDS, Field, one_for_each_figure};
 
@@ -30,30 +30,40 @@ pub(crate) const QUESTIONS: [(Call, Question); 8] = [
 
 /// The fields that a device offers: all until it was asked once.
 #[derive(Debug)]
-pub(crate) struct Fields(Vec<Field>);
+pub(crate) struct Fields {
+    offered: Vec<Field>,
+    /// What each field said when it was asked last.
+    said: Vec<FieldSaid>,
+}
 
 // === impl Fields ===
 
 impl Fields {
     pub(crate) fn all() -> Self {
-        Self(FIELDS.to_vec())
+        Self { offered: FIELDS.to_vec(), said: Vec::new() }
+    }
+
+    pub(crate) fn said(&self) -> Vec<FieldSaid> {
+        self.said.clone()
     }
 
     /// In one call. Each field has a code of its own; what a device does not offer is not asked
     /// again.
     pub(crate) fn ask(&mut self, device: &Device<'_>) -> Answer {
+        self.said.clear();
         let symbol = nvml_sym(device.nvml().lib().nvmlDeviceGetFieldValues.as_ref())?;
         let scheme = device.nvml().field_id_scheme();
         let mut values: Vec<_> =
-            self.0.iter().map(|it| blank(it.number(scheme), it.scope)).collect();
+            self.offered.iter().map(|it| blank(it.number(scheme), it.scope)).collect();
         let count = i32::try_from(values.len()).expect("there are few fields");
         // SAFETY: nvml.h asks for as many structures as `count` says.
         nvml_try(unsafe { symbol(handle(device), count, values.as_mut_ptr()) })?;
+        self.said = values.iter().filter_map(word).collect();
         if let Some(lost) = values.iter().find(|it| is_gone(it.nvmlReturn)) {
             nvml_try(lost.nvmlReturn)?;
         }
         let (mut found, mut offered) = (Vec::new(), Vec::new());
-        for (field, value) in self.0.iter().zip(&values) {
+        for (field, value) in self.offered.iter().zip(&values) {
             if is_missing(value.nvmlReturn) {
                 continue;
             }
@@ -62,11 +72,11 @@ impl Fields {
                 found.extend(number(value).map(|it| (*field, it)));
             }
         }
-        self.0 = one_for_each_figure(&offered);
-        if self.0.is_empty() {
+        self.offered = one_for_each_figure(&offered);
+        if self.offered.is_empty() {
             return Err(NvmlError::NotSupported);
         }
-        found.retain(|(field, _)| self.0.contains(field));
+        found.retain(|(field, _)| self.offered.contains(field));
         let in_unit = |(field, value): (Field, u64)| (field.figure, scaled(value, field.factor));
         Ok(found.into_iter().map(in_unit).collect())
     }
@@ -83,6 +93,15 @@ fn blank(id: u32, scope: u32) -> sys::nvmlFieldValue_t {
         nvmlReturn: sys::nvmlReturn_enum_NVML_ERROR_NOT_SUPPORTED,
         value: sys::nvmlValue_t { ullVal: 0 },
     }
+}
+
+/// `None` where the value is of a type that is not read.
+fn word(field: &sys::nvmlFieldValue_t) -> Option<FieldSaid> {
+    let said = match field.nvmlReturn {
+        sys::nvmlReturn_enum_NVML_SUCCESS => Ok(number(field)?),
+        code => Err(code),
+    };
+    Some((field.fieldId, said))
 }
 
 /// "Not known" keeps all its bits, whatever its width.

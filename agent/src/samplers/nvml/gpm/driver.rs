@@ -37,6 +37,11 @@ pub(crate) struct Samples<'library> {
     taken: BTreeMap<Option<u32>, (BootNs, GpmSample<'library>)>,
 }
 
+/// The metric that is this figure, as `nvml.h` numbers it.
+pub(crate) fn number(figure: Figure) -> Option<u32> {
+    METRICS.iter().find(|it| it.1 == figure).map(|it| it.0.as_c())
+}
+
 // === impl Samples ===
 
 impl<'library> Samples<'library> {
