@@ -16,7 +16,8 @@ use report::{Report, Row};
 pub(crate) enum Bench {
     /// What a hit on a probe costs the traced process; needs root.
     Probes,
-    /// CPU and memory of the agent at 8 simulated GPUs and 20 processes.
+    /// CPU and memory of the agent and of nvitop-exporter, side by side, at 1, 8 and 16 simulated GPUs
+    /// with 0, 20 and 200 processes.
     Agent,
     /// What tracing costs a process that launches as fast as it can; needs root.
     Governor,
