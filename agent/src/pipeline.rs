@@ -8,13 +8,13 @@ use std::time::Duration;
 
 use crate::accounting::cuda::CudaMeter;
 use crate::accounting::tiles::OpenTiles;
-use crate::accounting::{self, Observation};
+use crate::accounting::{Meter, Observation};
 use crate::attribution;
 use crate::classify::{self, ClassHistory, Policy};
 use crate::model::ids::InstanceId;
 use crate::model::readings::{DeviceReading, InstanceReading, Readings};
 use crate::model::units::BootNs;
-use crate::model::usage::{CudaBaseline, Reason, Record};
+use crate::model::usage::{CudaBaseline, Record};
 use crate::totals::Totals;
 
 #[derive(Debug)]
@@ -27,6 +27,7 @@ pub struct Pipeline {
     /// since.
     known: BTreeMap<InstanceId, BootNs>,
     history: ClassHistory,
+    meter: Meter,
     open: OpenTiles,
     cuda: CudaMeter,
     totals: Totals,
@@ -47,6 +48,7 @@ impl Pipeline {
             since: BTreeMap::new(),
             known,
             history: ClassHistory::default(),
+            meter: Meter::default(),
             open: OpenTiles::default(),
             cuda: CudaMeter::after(baseline),
             totals: Totals::default(),
@@ -57,37 +59,36 @@ impl Pipeline {
     pub fn step(&mut self, readings: Readings) -> Vec<Record> {
         let at = readings.at;
         let next = self.observe(readings);
-        self.close_gaps(&next);
         self.remember_classes(&next);
         let previous = self.previous.take();
-        for tile in previous.iter().flat_map(|it| accounting::slice(it, &next)) {
+        for tile in previous.iter().flat_map(|it| self.meter.slice(it, &next)) {
             self.totals.add_tile(&tile);
             self.open.add(tile);
         }
-        self.cuda.advance(previous.as_ref().map(|it| &it.readings), &next.readings);
+        let before = previous.as_ref().map(|it| &it.readings);
+        self.meter.learn(before, &next.readings);
+        self.close_gaps(&next.readings);
+        self.cuda.advance(before, &next.readings);
         self.previous = Some(next);
         self.close_due(at)
     }
 
     /// The time since the previous run was watched by nobody. A position is used once: a device that
     /// was cut otherwise meanwhile, or is later, starts anew.
-    fn close_gaps(&mut self, next: &Observation) {
-        let at = next.readings.at;
-        for id in next.verdicts.keys() {
-            if let Some(end) = self.known.remove(id).filter(|end| *end < at) {
-                let gap = accounting::unobserved(id, end, at, Reason::AgentDown);
-                self.totals.add_tile(&gap);
-                self.open.add(gap);
-            }
+    fn close_gaps(&mut self, next: &Readings) {
+        let known = &mut self.known;
+        let gaps = self.meter.gaps(next, |id| known.remove(id).filter(|end| *end < next.at));
+        for gap in gaps {
+            self.totals.add_tile(&gap);
+            self.open.add(gap);
         }
-        let seen = |device| next.verdicts.keys().any(|it| it.device == device);
-        self.known.retain(|id, _| !seen(id.device.clone()));
+        self.known.retain(|id, _| !next.nvml.devices.contains_key(&id.device));
     }
 
     /// Ends every open span, for a stop of the agent.
     pub fn finish(&mut self, at: BootNs) -> Vec<Record> {
         let mut records: Vec<Record> =
-            self.open.close_all().into_iter().map(Record::Tile).collect();
+            self.open.close_all().into_iter().map(|it| Record::Tile(Box::new(it))).collect();
         records.extend(self.close_cuda(at));
         records
     }
@@ -140,8 +141,12 @@ impl Pipeline {
     }
 
     fn close_due(&mut self, at: BootNs) -> Vec<Record> {
-        let mut records: Vec<Record> =
-            self.open.close(at, self.tile).into_iter().map(Record::Tile).collect();
+        let mut records: Vec<Record> = self
+            .open
+            .close(at, self.tile)
+            .into_iter()
+            .map(|it| Record::Tile(Box::new(it)))
+            .collect();
         if !records.is_empty() || self.cuda.is_due(at, self.tile) {
             records.extend(self.close_cuda(at));
         }
@@ -210,7 +215,7 @@ mod tests {
         records
             .iter()
             .filter_map(|it| match it {
-                Record::Tile(tile) => Some(tile),
+                Record::Tile(tile) => Some(tile.as_ref()),
                 Record::Cuda(_) => None,
             })
             .collect()

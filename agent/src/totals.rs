@@ -6,9 +6,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use crate::model::ids::{DeviceId, Holder, InstanceId};
+use crate::model::metering::{EnergyMethod, Seen, SmActivity};
 use crate::model::readings::CudaCounts;
 use crate::model::units::BootNs;
-use crate::model::usage::{CudaActivity, Method, Share, Tile};
+use crate::model::usage::{Class, CudaActivity, Method, Share, Tile};
 
 /// Tenants that are counted apart. At the limit the tenant that has been absent longest makes room,
 /// and where none is absent a new one is counted under `OVERFLOW`: sums stay right.
@@ -40,6 +41,8 @@ pub enum Held {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TenantTotals {
     pub shares: BTreeMap<Held, u128>,
+    /// Millijoules.
+    pub energy: BTreeMap<(Held, EnergyMethod), u128>,
     /// `None` = no call was counted.
     pub cuda: Option<CudaTotals>,
     last: BootNs,
@@ -62,6 +65,19 @@ pub struct Totals {
     pub devices: BTreeMap<DeviceId, CudaTotals>,
     /// Free, unattributed and unobserved time.
     pub unowned: BTreeMap<(InstanceId, Share), u128>,
+    /// Millijoules, likewise.
+    pub unowned_energy: BTreeMap<(InstanceId, Share, EnergyMethod), u128>,
+    pub instances: BTreeMap<InstanceId, InstanceTotals>,
+}
+
+/// What tiles say of an instance besides whose it was. What was never measured is not there.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct InstanceTotals {
+    /// Millijoules.
+    pub energy: Option<u128>,
+    pub class_energy: BTreeMap<Class, u128>,
+    pub sm: SmActivity,
+    pub seen: Seen,
 }
 
 impl From<&Holder> for Tenant {
@@ -79,19 +95,48 @@ impl From<&Holder> for Tenant {
 
 impl Totals {
     pub fn add_tile(&mut self, tile: &Tile) {
+        self.add_time(tile);
+        self.add_energy(tile);
+        let totals = self.instances.entry(tile.id.clone()).or_default();
+        totals.sm = totals.sm.plus(tile.sm);
+        totals.seen = totals.seen.plus(tile.seen.unwrap_or_default());
+    }
+
+    fn add_time(&mut self, tile: &Tile) {
         for (share, nanoseconds) in &tile.shares {
             let nanoseconds = u128::from(*nanoseconds);
-            let (holder, held) = match share {
-                Share::Active(holder, method) => (holder, Held::Active(*method)),
-                Share::HeldIdle(holder) => (holder, Held::Idle),
-                Share::HeldUnknown(holder) => (holder, Held::Unknown),
-                Share::Free | Share::Unattributed(_) | Share::Unobserved(_) => {
+            match owner(share) {
+                Some((holder, held)) => {
+                    *self.tenant(holder, tile.end).shares.entry(held).or_default() += nanoseconds;
+                }
+                None => {
                     let key = (tile.id.clone(), share.clone());
                     *self.unowned.entry(key).or_default() += nanoseconds;
-                    continue;
                 }
-            };
-            *self.tenant(holder, tile.end).shares.entry(held).or_default() += nanoseconds;
+            }
+        }
+    }
+
+    fn add_energy(&mut self, tile: &Tile) {
+        let Some(energy) = &tile.energy else { return };
+        let totals = self.instances.entry(tile.id.clone()).or_default();
+        *totals.energy.get_or_insert_default() += u128::from(energy.mj);
+        for (class, mj) in &energy.classes {
+            *totals.class_energy.entry(*class).or_default() += u128::from(*mj);
+        }
+        let Some(method) = energy.method else { return };
+        for (share, mj) in &energy.shares {
+            let mj = u128::from(*mj);
+            match owner(share) {
+                Some((holder, held)) => {
+                    let energy = &mut self.tenant(holder, tile.end).energy;
+                    *energy.entry((held, method)).or_default() += mj;
+                }
+                None => {
+                    let key = (tile.id.clone(), share.clone(), method);
+                    *self.unowned_energy.entry(key).or_default() += mj;
+                }
+            }
         }
     }
 
@@ -124,6 +169,16 @@ impl Totals {
             Some(key) => self.tenants.remove(&key).is_some(),
             None => false,
         }
+    }
+}
+
+/// Whose a share is; `None` = nobody's.
+fn owner(share: &Share) -> Option<(&Holder, Held)> {
+    match share {
+        Share::Active(holder, method) => Some((holder, Held::Active(*method))),
+        Share::HeldIdle(holder) => Some((holder, Held::Idle)),
+        Share::HeldUnknown(holder) => Some((holder, Held::Unknown)),
+        Share::Free | Share::Unconfigured | Share::Unattributed(_) | Share::Unobserved(_) => None,
     }
 }
 

@@ -69,8 +69,8 @@ fn record(seq: u64) -> SealedRecord {
         instance: Some(InstanceId { gpu_uuid: "GPU-1".to_owned(), mig_uuid: None }),
         start_ns,
         end_ns: start_ns + RECORD_NS,
-        remainders: vec![Remainder { kind, reason: String::new(), ns: RECORD_NS }],
-        classes: vec![ClassTime { class: Class::Free.into(), ns: RECORD_NS }],
+        remainders: vec![Remainder { kind, reason: String::new(), ns: RECORD_NS, energy_mj: 0 }],
+        classes: vec![ClassTime { class: Class::Free.into(), ns: RECORD_NS, energy_mj: 0 }],
         ..Tile::default()
     };
     let kind = Some(record::Kind::Tile(tile));

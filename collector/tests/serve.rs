@@ -148,13 +148,14 @@ fn hello() -> Hello {
 fn tile(start_s: u64) -> SealedRecord {
     let ns = 10 * SECOND;
     let start_ns = start_s * SECOND;
-    let free = Remainder { kind: remainder::Kind::Free.into(), reason: String::new(), ns };
+    let free =
+        Remainder { kind: remainder::Kind::Free.into(), reason: String::new(), ns, energy_mj: 0 };
     let tile = Tile {
         instance: Some(InstanceId { gpu_uuid: "GPU-1".to_owned(), mig_uuid: None }),
         start_ns,
         end_ns: start_ns + ns,
         remainders: vec![free],
-        classes: vec![ClassTime { class: Class::Free.into(), ns }],
+        classes: vec![ClassTime { class: Class::Free.into(), ns, energy_mj: 0 }],
         ..Tile::default()
     };
     let kind = Some(record::Kind::Tile(tile));

@@ -97,6 +97,13 @@ impl Text {
         self
     }
 
+    /// Millijoules as joules, likewise.
+    pub fn joules(&mut self, labels: &Labels, millijoules: u128) -> &mut Self {
+        let (whole, fraction) = (millijoules / 1_000, millijoules % 1_000);
+        self.line(labels, |body| write!(body, "{whole}.{fraction:03}"));
+        self
+    }
+
     pub fn into_body(self) -> String {
         self.body
     }

@@ -3,6 +3,10 @@
 use crate::exposition::Labels;
 use crate::telemetry::v1::{Class, Holder, Instance};
 
+/// In the place of an instance's UUID, and of the reason of free time: the slices of a device with MIG
+/// that no instance has.
+pub const UNCONFIGURED: &str = "unconfigured";
+
 /// Labels of a tenant's series: `tenant`, and the others where they are known.
 #[must_use]
 pub fn labels_of(

@@ -10,6 +10,7 @@ mod failures;
 mod grpc;
 mod handover;
 mod ledger_once;
+mod metering;
 mod nvml_sampler;
 mod offers;
 mod page;

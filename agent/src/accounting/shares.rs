@@ -27,19 +27,39 @@ struct Party {
 
 type Shares = BTreeMap<Share, u64>;
 
-/// The shares of a watched span; they sum to its length.
-pub(super) fn of(span: &Span<'_>) -> Shares {
+/// The shares of a span, which sum to its length, by whether a kernel ran.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) active: Shares,
+    pub(super) held: Shares,
+}
+
+// === impl Cut ===
+
+impl Cut {
+    /// Together: somebody who could not be resolved may be in both.
+    pub(super) fn all(&self) -> Shares {
+        let mut all = self.active.clone();
+        for (share, nanoseconds) in &self.held {
+            add(&mut all, share.clone(), *nanoseconds);
+        }
+        all
+    }
+}
+
+/// Of a watched span.
+pub(super) fn of(span: &Span<'_>) -> Cut {
     let parties = parties(span);
-    let mut shares = Shares::new();
+    let mut cut = Cut::default();
     match span.next.instance.busy {
         Some(busy) => {
             let active = busy.of(span.length());
-            add_active(&mut shares, &parties, active);
-            add_held(&mut shares, &parties, span.length() - active, Share::HeldIdle);
+            add_active(&mut cut.active, &parties, active);
+            add_held(&mut cut.held, &parties, span.length() - active, Share::HeldIdle);
         }
-        None => add_held(&mut shares, &parties, span.length(), Share::HeldUnknown),
+        None => add_held(&mut cut.held, &parties, span.length(), Share::HeldUnknown),
     }
-    shares
+    cut
 }
 
 fn add(shares: &mut Shares, share: Share, nanoseconds: u64) {

@@ -75,20 +75,25 @@ impl OpenTiles {
 
 fn joins(open: &Tile, next: &Tile) -> bool {
     let fits = next.end.since(open.start) <= LONGEST_NS;
-    fits && (open.span() < SHORTEST_NS || (holders(open) == holders(next) && alike(open, next)))
+    fits && alike(open, next) && (open.span() < SHORTEST_NS || holders(open) == holders(next))
 }
 
 /// Whether the sum loses nothing that only one of them knows: an unknown part makes the whole
-/// unknown.
+/// unknown, and so does one that was found in another way.
 pub(crate) fn alike(a: &Tile, b: &Tile) -> bool {
-    a.energy_mj.is_some() == b.energy_mj.is_some() && a.memory.is_some() == b.memory.is_some()
+    let method = |it: &Tile| it.energy.as_ref().map(|it| it.method);
+    method(a) == method(b)
+        && a.memory.is_some() == b.memory.is_some()
+        && a.seen.is_some() == b.seen.is_some()
+        && a.slices == b.slices
 }
 
 pub(crate) fn holders(tile: &Tile) -> BTreeSet<&Holder> {
     tile.shares.keys().filter_map(Share::holder).collect()
 }
 
-/// Only unobserved spans are longer than a tile may be, and they have one share and one class.
+/// Only unobserved spans are longer than a tile may be, and they have one share, one class and no
+/// figures.
 fn pieces(tile: Tile) -> Vec<Tile> {
     let whole = tile.span() <= LONGEST_NS || tile.shares.len() != 1 || tile.classes.len() != 1;
     if whole {
@@ -98,7 +103,7 @@ fn pieces(tile: Tile) -> Vec<Tile> {
     let mut start = tile.start;
     while start < tile.end {
         let end = tile.end.min(start + LONGEST_NS);
-        let mut piece = Tile { start, end, energy_mj: None, memory: None, ..tile.clone() };
+        let mut piece = Tile { start, end, energy: None, memory: None, ..tile.clone() };
         piece.shares.values_mut().for_each(|it| *it = end.since(start));
         piece.classes.values_mut().for_each(|it| *it = end.since(start));
         pieces.push(piece);
@@ -111,10 +116,10 @@ fn pieces(tile: Tile) -> Vec<Tile> {
 
 impl Tile {
     /// Takes in the tile that follows this one. `false`, and nothing is changed, where it does not
-    /// follow: another instance, a gap, an overlap.
+    /// follow: another instance, a gap, an overlap, another size.
     #[must_use]
     pub fn merge(&mut self, next: &Self) -> bool {
-        if self.id != next.id || self.end != next.start {
+        if self.id != next.id || self.end != next.start || self.slices != next.slices {
             return false;
         }
         self.end = next.end;
@@ -124,8 +129,10 @@ impl Tile {
         for (class, nanoseconds) in &next.classes {
             *self.classes.entry(*class).or_default() += nanoseconds;
         }
-        self.energy_mj = self.energy_mj.zip(next.energy_mj).map(|(a, b)| a.saturating_add(b));
+        self.energy = self.energy.take().zip(next.energy.as_ref()).and_then(|(a, b)| a.plus(b));
         self.memory = self.memory.zip(next.memory).map(|(a, b)| a.plus(b));
+        self.sm = self.sm.plus(next.sm);
+        self.seen = self.seen.zip(next.seen).map(|(a, b)| a.plus(b));
         true
     }
 }
@@ -147,7 +154,7 @@ impl Share {
             Self::Active(holder, _) | Self::HeldIdle(holder) | Self::HeldUnknown(holder) => {
                 Some(holder)
             }
-            Self::Free | Self::Unattributed(_) | Self::Unobserved(_) => None,
+            Self::Free | Self::Unconfigured | Self::Unattributed(_) | Self::Unobserved(_) => None,
         }
     }
 }
@@ -159,21 +166,30 @@ mod tests {
 
     use super::{OpenTiles, SHORTEST_NS};
     use crate::attribution::fixtures;
+    use crate::model::metering::{Energy, EnergyMethod, Slices, SmActivity};
     use crate::model::units::BootNs;
     use crate::model::usage::{Class, Share, Tile};
 
     /// Held, idle, from `start` to `end` seconds.
     fn held(start: u64, end: u64, by: &str) -> Tile {
         let span = (end - start) * SHORTEST_NS;
+        let shares = BTreeMap::from([(Share::HeldIdle(fixtures::holder(by)), span)]);
+        let classes = BTreeMap::from([(Class::MemoryHeld, span)]);
         Tile {
-            id: fixtures::id(0),
-            start: BootNs(start * SHORTEST_NS),
-            end: BootNs(end * SHORTEST_NS),
-            shares: BTreeMap::from([(Share::HeldIdle(fixtures::holder(by)), span)]),
-            classes: BTreeMap::from([(Class::MemoryHeld, span)]),
-            energy_mj: Some(span),
-            memory: None,
+            energy: Some(Energy {
+                mj: span,
+                method: Some(EnergyMethod::Time),
+                shares: shares.clone(),
+                classes: classes.clone(),
+            }),
+            sm: SmActivity { active_ns: span / 2, measured_ns: span },
+            ..fixtures::tile((start * SHORTEST_NS, end * SHORTEST_NS), shares, classes)
         }
+    }
+
+    fn cut_by(method: EnergyMethod, tile: Tile) -> Tile {
+        let energy = tile.energy.map(|it| Energy { method: Some(method), ..it });
+        Tile { energy, ..tile }
     }
 
     #[test]
@@ -186,6 +202,8 @@ mod tests {
         refuses(&held(6, 7, "a"));
         refuses(&held(4, 7, "a"));
         refuses(&Tile { id: fixtures::id(1), ..held(5, 7, "a") });
+        let slices = Some(Slices { instance: 1, device: 7 });
+        refuses(&Tile { slices, ..held(5, 7, "a") });
         let mut tile = held(0, 5, "a");
         assert!(tile.merge(&held(5, 7, "a")));
         assert_eq!(tile, held(0, 7, "a"));
@@ -204,7 +222,10 @@ mod tests {
         check(&[held(0, 2, "a"), held(2, 4, "a")], &[4]);
         check(&[held(0, 2, "a"), held(2, 4, "b")], &[2, 2]);
         check(&[held(0, 2, "a"), held(3, 4, "a")], &[2, 1]);
-        check(&[held(0, 2, "a"), Tile { energy_mj: None, ..held(2, 4, "a") }], &[2, 2]);
+        check(&[held(0, 2, "a"), Tile { energy: None, ..held(2, 4, "a") }], &[2, 2]);
+        check(&[held(0, 2, "a"), Tile { seen: None, ..held(2, 4, "a") }], &[2, 2]);
+        check(&[held(0, 2, "a"), Tile { sm: SmActivity::default(), ..held(2, 4, "a") }], &[4]);
+        check(&[held(0, 2, "a"), cut_by(EnergyMethod::FloorDynamic, held(2, 4, "a"))], &[2, 2]);
         check(&[held(0, 3_000, "a"), held(3_000, 4_000, "a")], &[3_000, 1_000]);
     }
 

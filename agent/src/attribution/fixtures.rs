@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 
 use crate::model::figures::Figures;
 use crate::model::ids::{DeviceId, Holder, HolderKind, InstanceId, ProcessId};
+use crate::model::metering::{Seen, SmActivity};
 use crate::model::readings::{
     Counter, Counters, CudaCounts, CudaProcess, CudaReadings, DeviceReading, Health, Identity,
-    InstanceReading, NvmlReadings, NvmlState, ProcessReading, Readings, Tracing,
+    InstanceReading, MigIdentity, NvmlReadings, NvmlState, ProcessReading, Readings, Tracing,
 };
 use crate::model::units::{BootNs, Percent};
-use crate::model::usage::CudaActivity;
+use crate::model::usage::{Class, CudaActivity, Share, Tile};
 
 pub(crate) fn device(index: u32) -> DeviceId {
     DeviceId(format!("GPU-{index}").into())
@@ -57,17 +58,37 @@ fn idle(at: u64, index: u32) -> DeviceReading {
         figures: Figures::default(),
         xids: Vec::new(),
         hears_xids: true,
-        instances: vec![InstanceReading {
-            id: id(index),
-            busy: Percent::new(0),
-            memory_total_bytes: Some(80 << 30),
-            memory_used_bytes: Some(0),
-            memory_reserved_bytes: Some(600 << 20),
-            processes: Some(Vec::new()),
-            figures: Figures::default(),
-            mig: None,
-        }],
+        instances: vec![idle_instance(id(index))],
     }
+}
+
+fn idle_instance(id: InstanceId) -> InstanceReading {
+    InstanceReading {
+        id,
+        busy: Percent::new(0),
+        memory_total_bytes: Some(80 << 30),
+        memory_used_bytes: Some(0),
+        memory_reserved_bytes: Some(600 << 20),
+        processes: Some(Vec::new()),
+        figures: Figures::default(),
+        mig: None,
+    }
+}
+
+/// Turns MIG on, with one idle instance of each profile: `MIG-0`, `MIG-1` and so on.
+pub(crate) fn cut(readings: &mut Readings, index: u32, profiles: &[&str]) {
+    let device = readings.nvml.devices.get_mut(&device(index)).unwrap();
+    device.identity.mig_on = Some(true);
+    device.identity.mig_slices = Some(7);
+    let instance = |(number, profile): (usize, &&str)| {
+        let mig = Some(format!("MIG-{number}").into());
+        let profile = Some((*profile).into());
+        InstanceReading {
+            mig: Some(MigIdentity { profile, ..MigIdentity::default() }),
+            ..idle_instance(InstanceId { mig, ..id(index) })
+        }
+    };
+    device.instances = profiles.iter().enumerate().map(instance).collect();
 }
 
 pub(crate) fn instance(readings: &mut Readings, index: u32) -> &mut InstanceReading {
@@ -101,6 +122,26 @@ pub(crate) fn unresolved(readings: &mut Readings, index: u32, tgid: u32) {
 pub(crate) fn sm(readings: &mut Readings, index: u32, tgid: u32, weight: u64) {
     let listed = instance(readings, index).processes.as_mut().unwrap();
     listed.iter_mut().find(|it| it.tgid == tgid).unwrap().sm_weight = Some(weight);
+}
+
+/// Of device 0, about which nothing is known but its time.
+pub(crate) fn tile(
+    span: (u64, u64),
+    shares: BTreeMap<Share, u64>,
+    classes: BTreeMap<Class, u64>,
+) -> Tile {
+    Tile {
+        id: id(0),
+        start: BootNs(span.0),
+        end: BootNs(span.1),
+        shares,
+        classes,
+        energy: None,
+        memory: None,
+        sm: SmActivity::default(),
+        seen: Some(Seen::default()),
+        slices: None,
+    }
 }
 
 /// Kernel launches and nothing else.

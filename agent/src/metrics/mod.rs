@@ -4,6 +4,8 @@
 pub mod own;
 mod parts;
 
+use std::collections::BTreeMap;
+
 use proto::cuda;
 use proto::exposition::{Labels, Text};
 use proto::family::Table;
@@ -12,13 +14,14 @@ use proto::series;
 use proto::telemetry::v1::LiveUpdate;
 
 use crate::metrics::own::Own;
-use crate::model::ids::DeviceId;
+use crate::model::ids::{DeviceId, InstanceId};
 use crate::model::readings;
 use crate::model::usage::Share;
+use crate::record::common::wire_class;
 use crate::record::counts::dense;
 use crate::samplers::nvml::NvmlStats;
 use crate::spool::SpoolStatus;
-use crate::totals::{CudaTotals, Held, Tenant, Totals};
+use crate::totals::{CudaTotals, Held, InstanceTotals, Tenant, TenantTotals, Totals};
 use crate::uplink::link::LinkState;
 
 /// What a scrape shows of the node. Rendered only when asked for.
@@ -43,6 +46,7 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
     if let Some(snapshot) = snapshot {
         series::write_live(&mut text, &[(snapshot.node.as_str(), &snapshot.live)]);
         write_shares(&mut text, snapshot);
+        write_energy(&mut text, snapshot);
         series::write_tenants(&mut text, &cuda_by_tenant(&snapshot.totals));
         series::write_devices(&mut text, &cuda_by_device(snapshot));
         if snapshot.live.tracing.as_ref().is_some_and(|it| it.on) {
@@ -75,12 +79,62 @@ fn write_shares(text: &mut Text, snapshot: &Snapshot) {
     }
     text.family(series::GPU_SECONDS);
     for ((id, share), nanoseconds) in &snapshot.totals.unowned {
-        let mut labels =
-            Labels::new([("node", snapshot.node.as_str()), ("gpu_uuid", &id.device.0)]);
-        if let Some(mig) = &id.mig {
-            labels.push("mig_uuid", mig);
+        text.seconds(&unowned_labels(instance_labels(snapshot, id), share), *nanoseconds);
+    }
+}
+
+fn write_energy(text: &mut Text, snapshot: &Snapshot) {
+    text.family(series::TENANT_ENERGY);
+    for (tenant, totals) in &snapshot.totals.tenants {
+        for ((share, method), mj) in energy_by_share(totals) {
+            let labels = labels_of(tenant).with("share", share).with("method", method);
+            text.joules(&labels, mj);
         }
-        text.seconds(&unowned_labels(labels, share), *nanoseconds);
+    }
+    text.family(series::UNOWNED_ENERGY);
+    for ((id, share, method), mj) in &snapshot.totals.unowned_energy {
+        let labels = unowned_labels(instance_labels(snapshot, id), share);
+        text.joules(&labels.with("method", method.as_str()), *mj);
+    }
+    let instances = snapshot.totals.instances.iter();
+    let metered = instances.map(|(id, it)| (instance_labels(snapshot, id), metered(it)));
+    series::write_metered(text, &metered.collect::<Vec<_>>());
+}
+
+/// However active time was found: it is the way in which energy was cut that matters here.
+fn energy_by_share(totals: &TenantTotals) -> BTreeMap<(&'static str, &'static str), u128> {
+    let mut sums = BTreeMap::new();
+    for ((held, method), mj) in &totals.energy {
+        *sums.entry((share_name(*held), method.as_str())).or_default() += mj;
+    }
+    sums
+}
+
+fn metered(totals: &InstanceTotals) -> series::Metered {
+    let wide = |ns: u64| u128::from(ns);
+    let measured = Some(totals.sm).filter(|it| it.measured_ns > 0);
+    series::Metered {
+        energy: totals.energy,
+        class_energy: totals
+            .class_energy
+            .iter()
+            .map(|(class, mj)| (wire_class(*class), *mj))
+            .collect(),
+        sm: measured.map(|it| (wide(it.active_ns), wide(it.measured_ns))),
+        seen: Some((wide(totals.seen.process_ns), wide(totals.seen.healthy_ns))),
+    }
+}
+
+fn instance_labels(snapshot: &Snapshot, id: &InstanceId) -> Labels {
+    let labels = Labels::new([("node", snapshot.node.as_str()), ("gpu_uuid", &id.device.0)]);
+    id.mig.as_ref().map_or_else(|| labels.clone(), |mig| labels.with("mig_uuid", mig))
+}
+
+fn share_name(held: Held) -> &'static str {
+    match held {
+        Held::Active(_) => "active",
+        Held::Idle => "held_idle",
+        Held::Unknown => "held_unknown",
     }
 }
 
@@ -94,10 +148,10 @@ fn labels_of(tenant: &Tenant) -> Labels {
 }
 
 fn held_labels(labels: Labels, held: Held) -> Labels {
+    let labels = labels.with("share", share_name(held));
     match held {
-        Held::Active(method) => labels.with("share", "active").with("method", method.as_str()),
-        Held::Idle => labels.with("share", "held_idle"),
-        Held::Unknown => labels.with("share", "held_unknown"),
+        Held::Active(method) => labels.with("method", method.as_str()),
+        Held::Idle | Held::Unknown => labels,
     }
 }
 
@@ -110,6 +164,7 @@ fn unowned_labels(labels: Labels, share: &Share) -> Labels {
             labels.with("share", "unobserved").with("reason", reason.as_str())
         }
         Share::Free => labels.with("share", "free"),
+        Share::Unconfigured => labels.with("share", "free").with("reason", names::UNCONFIGURED),
         Share::Active(..) | Share::HeldIdle(_) | Share::HeldUnknown(_) => {
             unreachable!("`Totals` keeps what belongs to somebody by tenant")
         }

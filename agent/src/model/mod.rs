@@ -2,6 +2,7 @@
 
 pub mod figures;
 pub mod ids;
+pub mod metering;
 pub mod readings;
 pub mod units;
 pub mod usage;

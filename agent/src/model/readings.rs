@@ -90,6 +90,8 @@ pub struct Identity {
     /// `9.0` for Hopper.
     pub compute_capability: Option<Arc<str>>,
     pub mig_on: Option<bool>,
+    /// Compute slices into which MIG can cut the device; `None` where MIG is off.
+    pub mig_slices: Option<u32>,
     pub numa_node: Option<u32>,
     pub memory_total_bytes: Option<u64>,
     pub power_limit_mw: Option<u64>,

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::model::ids::{DeviceId, Holder, InstanceId, ProcessId};
+use crate::model::metering::{Energy, Seen, Slices, SmActivity};
 use crate::model::readings::CudaCounts;
 use crate::model::units::BootNs;
 
@@ -65,9 +66,14 @@ pub struct Tile {
     pub shares: BTreeMap<Share, u64>,
     /// Nanoseconds by class; they sum to the span too.
     pub classes: BTreeMap<Class, u64>,
-    /// Of the whole device; `None` when the counter was not readable at both ends.
-    pub energy_mj: Option<u64>,
+    /// `None` when the device's counter was not readable at both ends.
+    pub energy: Option<Energy>,
     pub memory: Option<MemoryIntegral>,
+    pub sm: SmActivity,
+    /// `None` where an older agent did not say.
+    pub seen: Option<Seen>,
+    /// `None` where MIG is off: the instance is the whole device. With MIG, its size is not known.
+    pub slices: Option<Slices>,
 }
 
 /// One exclusive part of a tile.
@@ -77,6 +83,8 @@ pub enum Share {
     HeldIdle(Holder),
     HeldUnknown(Holder),
     Free,
+    /// Slices of a device with MIG that no instance has: free, and to be configured first.
+    Unconfigured,
     Unattributed(Reason),
     Unobserved(Reason),
 }
@@ -169,7 +177,7 @@ pub struct Accounted {
 /// What goes to the spool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Record {
-    Tile(Tile),
+    Tile(Box<Tile>),
     Cuda(Box<CudaActivity>),
 }
 
@@ -179,13 +187,15 @@ impl Tile {
         self.end.since(self.start)
     }
 
-    /// Invariant 2: the shares sum to the span, and so do the classes.
+    /// Invariant 2: the shares sum to the span, and so do the classes; the parts of the energy sum to
+    /// it, by share and by class.
     #[must_use]
     pub fn conserves(&self) -> bool {
         let sum = |values: &mut dyn Iterator<Item = u64>| -> u128 { values.map(u128::from).sum() };
         let span = u128::from(self.span());
         sum(&mut self.shares.values().copied()) == span
             && sum(&mut self.classes.values().copied()) == span
+            && self.energy.as_ref().is_none_or(Energy::conserves)
     }
 }
 

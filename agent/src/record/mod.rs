@@ -58,7 +58,7 @@ pub fn decode(payload: &[u8]) -> Result<(Record, Stamp), RecordError> {
     let record = v1::Record::decode(payload)?;
     let stamp = Stamp { boot_id: record.boot_id.into(), real_ns: record.node_real_ns };
     let record = match record.kind.ok_or(RecordError::Missing("kind"))? {
-        Kind::Tile(tile) => Record::Tile(read_tile(tile)?),
+        Kind::Tile(tile) => Record::Tile(Box::new(read_tile(tile)?)),
         Kind::Cuda(activity) => Record::Cuda(Box::new(read_activity(activity)?)),
     };
     Ok((record, stamp))

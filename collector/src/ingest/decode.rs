@@ -13,6 +13,7 @@ use crate::ledger::decide::{MAX_BOOT_NS, Quarantine};
 use crate::ledger::{Hello, Sealed};
 use crate::model::cuda::CudaSums;
 use crate::model::ids::{Holder, HolderKind, InstanceId, LedgerId, NodeKey, SpoolId, TenantLabels};
+use crate::model::metering::{Energy, EnergyMethod, EnergySplit, Seen, Slices, SmActivity};
 use crate::model::record::{
     CLASSES, CudaActivity, Method, Reason, Record, RecordKind, Share, TenantShare, Tile,
     UnownedShare,
@@ -114,7 +115,7 @@ pub fn sealed(sealed: pb::SealedRecord) -> Sealed {
 fn record(payload: &[u8]) -> Result<Record, Quarantine> {
     let record = pb::Record::decode(payload).map_err(|_not_a_record| Quarantine::Malformed)?;
     let kind = match record.kind.ok_or(Quarantine::Malformed)? {
-        pb::record::Kind::Tile(it) => RecordKind::Tile(tile(it)?),
+        pb::record::Kind::Tile(it) => RecordKind::Tile(Box::new(tile(it)?)),
         pb::record::Kind::Cuda(it) => RecordKind::Cuda(Box::new(cuda(it)?)),
     };
     let boot_id = exact("boot_id", &record.boot_id).map_err(|_unusable| Quarantine::Malformed)?;
@@ -125,6 +126,7 @@ fn tile(tile: pb::Tile) -> Result<Tile, Quarantine> {
     if tile.shares.len() + tile.remainders.len() > MAX_SHARES {
         return Err(Quarantine::TooLarge);
     }
+    let energy = energy(&tile)?;
     let owned = tile.shares.into_iter().map(tenant_share);
     let unowned = tile.remainders.into_iter().map(|it| unowned_share(&it));
     Ok(Tile {
@@ -132,10 +134,34 @@ fn tile(tile: pb::Tile) -> Result<Tile, Quarantine> {
         start_ns: tile.start_ns,
         end_ns: tile.end_ns,
         shares: owned.chain(unowned).collect::<Result<_, _>>()?,
-        classes: classes(&tile.classes)?,
-        energy_mj: tile.energy_mj,
+        classes: classes(&tile.classes, |it| it.ns)?,
+        energy,
         memory_byte_seconds: tile.memory.map(|it| it.byte_seconds),
+        sm: tile.sm.map(|it| SmActivity { active_ns: it.active_ns, measured_ns: it.measured_ns }),
+        seen: tile.seen.map(|it| Seen { process_ns: it.process_ns, healthy_ns: it.healthy_ns }),
+        slices: tile.slices.map(|it| Slices { instance: it.instance, device: it.device }),
     })
+}
+
+/// Parts are there when a method is named, and only then. In the order of the shares.
+fn energy(tile: &pb::Tile) -> Result<Option<Energy>, Quarantine> {
+    use pb::tile::EnergyMethod as Wire;
+    let owned = tile.shares.iter().map(|it| it.energy_mj);
+    let shares: Vec<u64> = owned.chain(tile.remainders.iter().map(|it| it.energy_mj)).collect();
+    let classes = classes(&tile.classes, |it| it.energy_mj)?;
+    let method = match Wire::try_from(tile.energy_method) {
+        Ok(Wire::Unspecified) => None,
+        Ok(Wire::FloorDynamic) => Some(EnergyMethod::FloorDynamic),
+        Ok(Wire::Time) => Some(EnergyMethod::Time),
+        Ok(Wire::Slices) => Some(EnergyMethod::Slices),
+        Err(_later) => return Err(Quarantine::Malformed),
+    };
+    let no_parts = shares.iter().chain(&classes).all(|it| *it == 0);
+    if (method.is_none() && !no_parts) || (method.is_some() && tile.energy_mj.is_none()) {
+        return Err(Quarantine::Malformed);
+    }
+    let split = method.map(|method| EnergySplit { method, shares, classes });
+    Ok(tile.energy_mj.map(|mj| Energy { mj, split }))
 }
 
 fn instance(instance: Option<pb::InstanceId>) -> Result<InstanceId, Quarantine> {
@@ -170,7 +196,7 @@ fn tenant_share(it: pb::HolderShare) -> Result<(Share, u64), Quarantine> {
 fn unowned_share(it: &pb::Remainder) -> Result<(Share, u64), Quarantine> {
     use pb::remainder::Kind;
     let (share, reason) = match it.kind() {
-        Kind::Free => (UnownedShare::Free, Reason::NONE),
+        Kind::Free => (UnownedShare::Free, Reason::of_free(&it.reason)),
         Kind::Unattributed => (UnownedShare::Unattributed, Reason::parse(&it.reason)),
         Kind::Unobserved => (UnownedShare::Unobserved, Reason::parse(&it.reason)),
         Kind::Unspecified => return Err(Quarantine::Malformed),
@@ -179,12 +205,15 @@ fn unowned_share(it: &pb::Remainder) -> Result<(Share, u64), Quarantine> {
 }
 
 /// In the order of `CLASSES`, which is that of the wire.
-fn classes(times: &[pb::ClassTime]) -> Result<[u64; CLASSES.len()], Quarantine> {
+fn classes(
+    times: &[pb::ClassTime],
+    amount: impl Fn(&pb::ClassTime) -> u64,
+) -> Result<[u64; CLASSES.len()], Quarantine> {
     let mut classes = [0u64; CLASSES.len()];
     for time in times {
         let index = usize::try_from(time.class).ok().and_then(|it| it.checked_sub(1));
         let sum = index.and_then(|it| classes.get_mut(it)).ok_or(Quarantine::Malformed)?;
-        *sum = sum.checked_add(time.ns).ok_or(Quarantine::Malformed)?;
+        *sum = sum.checked_add(amount(time)).ok_or(Quarantine::Malformed)?;
     }
     Ok(classes)
 }

@@ -5,6 +5,7 @@ use proto::telemetry::v1 as pb;
 
 use crate::ingest::decode::{MAX_NAME, hello, live, name, node, sealed};
 use crate::ledger::decide::Quarantine;
+use crate::model::metering::{Energy, EnergyMethod, Seen, SmActivity, WHOLE};
 use crate::model::record::{CudaActivity, Record, RecordKind};
 
 fn holder() -> pb::Holder {
@@ -28,16 +29,31 @@ fn tile() -> pb::Tile {
             kind: pb::holder_share::Kind::Active.into(),
             method: pb::holder_share::Method::Measured.into(),
             ns: 7,
+            energy_mj: 60,
         }],
         remainders: vec![pb::Remainder {
             kind: pb::remainder::Kind::Unobserved.into(),
             reason: "a reason of a later version".to_owned(),
             ns: 3,
+            energy_mj: 10,
         }],
-        classes: vec![pb::ClassTime { class: pb::Class::Active.into(), ns: 10 }],
-        energy_mj: None,
+        classes: vec![pb::ClassTime { class: pb::Class::Active.into(), ns: 10, energy_mj: 70 }],
+        energy_mj: Some(70),
         memory: None,
+        energy_method: pb::tile::EnergyMethod::FloorDynamic.into(),
+        sm: Some(pb::SmActivity { active_ns: 2, measured_ns: 9 }),
+        seen: Some(pb::Seen { process_ns: 7, healthy_ns: 10 }),
+        slices: None,
     }
+}
+
+/// As an agent wrote it that did not cut energy.
+fn of_older_agent(tile: &mut pb::Tile) {
+    tile.shares[0].energy_mj = 0;
+    tile.remainders[0].energy_mj = 0;
+    tile.classes[0].energy_mj = 0;
+    tile.energy_method = 0;
+    (tile.sm, tile.seen) = (None, None);
 }
 
 fn activity() -> pb::CudaActivity {
@@ -86,6 +102,50 @@ fn a_tile_is_read() {
     assert!(text.contains("Some(Measured)"), "{text}");
     assert!(text.contains("pod: None"), "an empty name is absent: {text}");
     assert!(text.contains("\"other\""), "an unknown reason is other: {text}");
+}
+
+#[test]
+fn what_a_tile_says_besides_time_is_read() {
+    let tile_of = |change: &dyn Fn(&mut pb::Tile)| match read_tile(change).unwrap().kind {
+        RecordKind::Tile(tile) => tile,
+        RecordKind::Cuda(_) => panic!("a tile was sealed"),
+    };
+    let tile = tile_of(&|_| {});
+    let energy = tile.energy.clone().unwrap();
+    let split = energy.split.unwrap();
+    assert_eq!((energy.mj, split.method), (70, EnergyMethod::FloorDynamic));
+    assert_eq!((split.shares, split.classes[7]), (vec![60, 10], 70));
+    assert_eq!(tile.sm, Some(SmActivity { active_ns: 2, measured_ns: 9 }));
+    assert_eq!(tile.seen, Some(Seen { process_ns: 7, healthy_ns: 10 }));
+    assert_eq!((tile.slices, tile.weight()), (None, Some(WHOLE)));
+
+    let older = tile_of(&of_older_agent);
+    assert_eq!(older.energy, Some(Energy { mj: 70, split: None }));
+    assert_eq!((older.sm, older.seen), (None, None));
+    let mig = |it: &mut pb::Tile| {
+        it.instance.as_mut().unwrap().mig_uuid = Some("MIG-1".to_owned());
+    };
+    assert_eq!(tile_of(&mig).weight(), None, "its size is not known");
+    let sized = tile_of(&|it| {
+        mig(it);
+        it.slices = Some(pb::Slices { instance: 1, device: 7 });
+    });
+    assert_eq!(sized.weight(), Some(WHOLE / 7));
+}
+
+#[test]
+fn energy_has_parts_and_a_method_or_neither() {
+    let malformed = Quarantine::Malformed;
+    refused(|it| it.energy_method = 0, malformed);
+    refused(|it| it.energy_method = 99, malformed);
+    refused(|it| it.energy_mj = None, malformed);
+    refused(
+        |it| {
+            it.classes[0].energy_mj = u64::MAX;
+            it.classes.push(it.classes[0]);
+        },
+        malformed,
+    );
 }
 
 #[test]

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use proto::names::UNCONFIGURED;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::ledger::clock_map::{ClockMap, HOUR_NS, HourSpan, Pair, unmet};
@@ -356,14 +357,19 @@ impl Placed<'_> {
     ) -> Result<Vec<Posting>, Quarantine> {
         let spans = self.map.hours(self.tile.start_ns, self.tile.end_ns);
         let (reason, blind) = match known {
-            _ if self.was_elsewhere => (Reason::MISSING, Vec::new()),
+            _ if self.was_elsewhere || self.comes_and_goes() => (Reason::MISSING, Vec::new()),
             Known::NewBoot => (Reason::NODE_REBOOT, self.between_boots()),
             _ => (Reason::MISSING, self.map.hours(hole.start_ns, hole.end_ns)),
         };
         spend(hours_left, spans.len() + blind.len())?;
-        let mut postings = of_blind_span(reason, &blind);
+        let mut postings = of_blind_span(reason, &blind, self.tile.weight());
         postings.extend(of_tile(self.tile, &spans));
         Ok(postings)
+    }
+
+    /// Slices without an instance: where nothing was sent of them, they may have been configured.
+    fn comes_and_goes(&self) -> bool {
+        self.tile.instance.mig_uuid.as_deref() == Some(UNCONFIGURED)
     }
 
     /// Between boots only UTC is common: the end of the last tile and the start of this one.

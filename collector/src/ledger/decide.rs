@@ -32,6 +32,8 @@ pub enum Quarantine {
     SharesDoNotSum,
     /// The classes do not sum to the span.
     ClassesDoNotSum,
+    /// The parts of the energy do not sum to it, by share or by class.
+    EnergyDoesNotSum,
     /// It covers time that is already covered.
     Overlap,
     /// Of a boot that a later one has replaced on this instance.
@@ -79,6 +81,8 @@ pub fn tile(tile: &Tile, known: Known, moment: Moment) -> Result<Hole, Quarantin
     span(tile.start_ns, tile.end_ns, moment)?;
     size(tile)?;
     conserves(tile)?;
+    energy(tile)?;
+    figures(tile)?;
     if moment.foreign {
         return Err(Quarantine::ForeignDevice);
     }
@@ -131,6 +135,24 @@ fn conserves(tile: &Tile) -> Result<(), Quarantine> {
     if classes != span { Err(Quarantine::ClassesDoNotSum) } else { Ok(()) }
 }
 
+fn energy(tile: &Tile) -> Result<(), Quarantine> {
+    let Some(energy) = &tile.energy else { return Ok(()) };
+    let Some(split) = &energy.split else { return Ok(()) };
+    let sum = |parts: &[u64]| parts.iter().copied().map(u128::from).sum::<u128>();
+    let whole = u128::from(energy.mj);
+    let conserves = sum(&split.shares) == whole && sum(&split.classes) == whole;
+    if conserves { Ok(()) } else { Err(Quarantine::EnergyDoesNotSum) }
+}
+
+/// Parts of the span are not longer than it, and a MIG instance is a part of its device.
+fn figures(tile: &Tile) -> Result<(), Quarantine> {
+    let span = tile.span();
+    let sm = tile.sm.is_none_or(|it| it.active_ns <= it.measured_ns && it.measured_ns <= span);
+    let seen = tile.seen.is_none_or(|it| it.process_ns <= span && it.healthy_ns <= span);
+    let slices = tile.slices.is_none_or(|it| it.instance > 0 && it.instance <= it.device);
+    if sm && seen && slices { Ok(()) } else { Err(Quarantine::Malformed) }
+}
+
 impl Quarantine {
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -140,6 +162,7 @@ impl Quarantine {
             Self::TooLarge => "too_large",
             Self::SharesDoNotSum => "shares_do_not_sum",
             Self::ClassesDoNotSum => "classes_do_not_sum",
+            Self::EnergyDoesNotSum => "energy_does_not_sum",
             Self::Overlap => "overlap",
             Self::SupersededBoot => "superseded_boot",
             Self::Future => "future",

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use proto::telemetry::v1::CudaCounter;
 use rusqlite::{Connection, TransactionBehavior};
 
+use crate::ledger::accounts::decode;
+use crate::ledger::amounts::ShareAmounts;
 use crate::ledger::apply::Transaction;
 use crate::ledger::clock_map::{HOUR_NS, Pair};
 use crate::ledger::memory::{Connected, Memory, Outcomes};
@@ -18,6 +20,7 @@ use crate::ledger::view::View;
 use crate::ledger::{Applied, Batch, Hello, Sealed, Welcome};
 use crate::model::cuda::CudaSums;
 use crate::model::ids::{Holder, HolderKind, InstanceId, LedgerId, NodeKey, SpoolId, TenantLabels};
+use crate::model::metering::Energy;
 use crate::model::record::{
     CLASS_UNKNOWN, CLASSES, CudaActivity, Method, Reason, Record, RecordKind, Share, TenantShare,
     Tile, UnownedShare,
@@ -127,8 +130,8 @@ impl Bench {
         let mut rows = statement.query(()).unwrap();
         while let Some(row) = rows.next().unwrap() {
             let (hour, gpu): (i64, String) = (row.get(0).unwrap(), row.get(1).unwrap());
-            let bytes: [u8; 16] = row.get(2).unwrap();
-            let ns = u128::from_be_bytes(bytes);
+            let amounts = decode(row.get_ref(2).unwrap().as_blob().unwrap()).unwrap();
+            let ns = ShareAmounts::from_slice(&amounts).ns;
             match hours.last_mut().filter(|it| it.0 == hour && it.1 == gpu) {
                 Some(last) => last.2 += ns,
                 None => hours.push((hour, gpu, ns)),
@@ -220,10 +223,13 @@ pub(super) fn tile_of(name: &str, gpu: &str, start_ns: u64, shares: &[(Share, u6
         end_ns: start_ns + span,
         shares: shares.to_vec(),
         classes,
-        energy_mj: Some(span / SECOND * 70),
+        energy: Some(Energy { mj: span / SECOND * 70, split: None }),
         memory_byte_seconds: None,
+        sm: None,
+        seen: None,
+        slices: None,
     };
-    record_of(name, RecordKind::Tile(tile))
+    record_of(name, RecordKind::Tile(Box::new(tile)))
 }
 
 pub(super) fn cuda_of(name: &str, tenant: &str, launches: u128, span: (u64, u64)) -> Record {

@@ -2,9 +2,10 @@
 //!
 //! One SQLite database (WAL, synchronous=FULL) with one writer thread. A group of batches is one
 //! transaction: records, cursors, sums per hour, running totals. `clock_map`, `split`, `decide`,
-//! `posting` and `accounts` are pure; `schema`, `names`, `places`, `sums`, `view` and
+//! `energy`, `posting`, `amounts` and `accounts` are pure; `schema`, `names`, `places`, `sums`, `view` and
 //! `apply` are the transaction; `writer` owns the thread. Who sends, and over what, is `ingest`'s business.
 
+pub mod amounts;
 pub mod clock_map;
 pub mod decide;
 pub mod posting;
@@ -16,9 +17,12 @@ pub mod writer;
 
 mod accounts;
 mod apply;
+mod energy;
 #[cfg(test)]
 mod fixtures;
 mod memory;
+#[cfg(test)]
+mod metering_tests;
 mod names;
 mod places;
 mod retention;

@@ -6,24 +6,27 @@
 
 use std::sync::Arc;
 
+use crate::ledger::amounts::{EnergyAmounts, InstanceAmounts, ShareAmounts, Weighed};
 use crate::ledger::clock_map::HourSpan;
+use crate::ledger::energy::{HourEnergy, by_hour};
 use crate::ledger::split::{cut, split};
 use crate::model::ids::{HolderKind, TenantLabels};
+use crate::model::metering::WHOLE;
 use crate::model::record::{
-    CLASS_UNKNOWN, CLASSES, CudaActivity, Method, Reason, Share, TenantShare, Tile, UnownedShare,
+    CLASS_UNKNOWN, CudaActivity, Method, Reason, Share, TenantShare, Tile, UnownedShare,
 };
 
 /// What is counted.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Account {
-    /// `[nanoseconds]`. The holder is left out in running totals, which name tenants only.
+    /// `ShareAmounts`. The holder is left out in running totals, which name tenants only.
     Tenant {
         holder: Option<HolderName>,
         labels: TenantLabels,
         share: TenantShare,
         method: Option<Method>,
     },
-    /// `[nanoseconds]`.
+    /// `ShareAmounts`.
     Unowned { share: UnownedShare, reason: Reason },
     /// `InstanceAmounts`.
     Instance,
@@ -49,19 +52,6 @@ pub struct Posting {
     pub amounts: Vec<u128>,
 }
 
-/// The amounts of `Account::Instance`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InstanceAmounts {
-    /// In the order of `CLASSES`.
-    pub class_ns: [u128; CLASSES.len()],
-    pub energy_mj: u128,
-    /// Time in which the energy was known.
-    pub energy_ns: u128,
-    pub memory_byte_seconds: u128,
-    /// Time in which the memory was known.
-    pub memory_ns: u128,
-}
-
 // === impl Account ===
 
 impl Account {
@@ -81,72 +71,113 @@ impl Account {
     }
 }
 
-// === impl InstanceAmounts ===
-
-impl InstanceAmounts {
-    pub const LEN: usize = CLASSES.len() + 4;
-
-    #[must_use]
-    pub fn to_vec(&self) -> Vec<u128> {
-        let rest = [self.energy_mj, self.energy_ns, self.memory_byte_seconds, self.memory_ns];
-        self.class_ns.iter().chain(&rest).copied().collect()
-    }
-
-    /// The reverse of `to_vec`; `None` for another length.
-    #[must_use]
-    pub fn from_slice(amounts: &[u128]) -> Option<Self> {
-        let (class_ns, rest) = amounts.split_first_chunk()?;
-        let [energy_mj, energy_ns, memory_byte_seconds, memory_ns] = *rest else { return None };
-        Some(Self { class_ns: *class_ns, energy_mj, energy_ns, memory_byte_seconds, memory_ns })
-    }
-}
-
 // === postings ===
 
 /// What a tile adds. `spans` are its hours; they sum to its span.
 #[must_use]
 pub fn of_tile(tile: &Tile, spans: &[HourSpan]) -> Vec<Posting> {
-    let lengths: Vec<u64> = spans.iter().map(|it| it.ns).collect();
-    let share_ns: Vec<u64> = tile.shares.iter().map(|it| it.1).collect();
-    let shares = cut(&share_ns, &lengths);
-    let classes = cut(&tile.classes, &lengths);
-    let energy = tile.energy_mj.map(|it| split(u128::from(it), &lengths));
-    let memory = tile.memory_byte_seconds.map(|it| split(u128::from(it), &lengths));
+    let hours = Hours::of(tile, spans);
     let mut postings = Vec::with_capacity(spans.len() * (tile.shares.len() + 1));
     for (index, span) in spans.iter().enumerate() {
-        for ((share, _), ns) in tile.shares.iter().zip(&shares[index]).filter(|it| *it.1 > 0) {
-            let amounts = vec![u128::from(*ns)];
-            postings.push(Posting { hour: span.hour, account: account_of(share), amounts });
+        for (share, (key, _)) in tile.shares.iter().enumerate() {
+            let amounts = hours.share(index, share, tile.weight()).to_vec();
+            if !amounts.is_empty() {
+                postings.push(Posting { hour: span.hour, account: account_of(key), amounts });
+            }
         }
-        let mut instance = InstanceAmounts::default();
-        for (sum, ns) in instance.class_ns.iter_mut().zip(&classes[index]) {
-            *sum = u128::from(*ns);
-        }
-        if let Some(energy) = &energy {
-            (instance.energy_mj, instance.energy_ns) = (energy[index], u128::from(span.ns));
-        }
-        if let Some(memory) = &memory {
-            (instance.memory_byte_seconds, instance.memory_ns) =
-                (memory[index], u128::from(span.ns));
-        }
-        postings.push(Posting {
-            hour: span.hour,
-            account: Account::Instance,
-            amounts: instance.to_vec(),
-        });
+        let amounts = hours.instance(index, tile.weight()).to_vec();
+        postings.push(Posting { hour: span.hour, account: Account::Instance, amounts });
     }
     postings
 }
 
-/// What a span adds in which nobody was watching.
+/// A tile's amounts by hour. What is known of the tile is known of each of its hours.
+struct Hours {
+    /// Nanoseconds.
+    lengths: Vec<u64>,
+    shares: Vec<Vec<u64>>,
+    classes: Vec<Vec<u64>>,
+    energy: Option<Vec<HourEnergy>>,
+    memory: Option<Vec<u128>>,
+    /// Active, measured.
+    sm: Option<[Vec<u128>; 2]>,
+    /// With a process, healthy.
+    seen: Option<[Vec<u128>; 2]>,
+}
+
+// === impl Hours ===
+
+impl Hours {
+    fn of(tile: &Tile, spans: &[HourSpan]) -> Self {
+        let lengths: Vec<u64> = spans.iter().map(|it| it.ns).collect();
+        let share_ns: Vec<u64> = tile.shares.iter().map(|it| it.1).collect();
+        let shares = cut(&share_ns, &lengths);
+        let spread = |amount: u64| split(u128::from(amount), &lengths);
+        Self {
+            classes: cut(&tile.classes, &lengths),
+            energy: tile.energy.as_ref().map(|it| by_hour(it, &lengths, &shares)),
+            memory: tile.memory_byte_seconds.map(spread),
+            sm: tile.sm.map(|it| [it.active_ns, it.measured_ns].map(spread)),
+            seen: tile.seen.map(|it| [it.process_ns, it.healthy_ns].map(spread)),
+            lengths,
+            shares,
+        }
+    }
+
+    fn share(&self, hour: usize, share: usize, weight: Option<u64>) -> ShareAmounts {
+        let ns = u128::from(self.shares[hour][share]);
+        let mut energy = EnergyAmounts::default();
+        if let Some(split) = self.energy.as_ref().and_then(|it| it[hour].split.as_ref()) {
+            energy.known_ns = ns;
+            energy.mj[split.method.index()] = u128::from(split.shares[share]);
+        }
+        ShareAmounts { ns, energy, weighed: weighed(ns, weight) }
+    }
+
+    fn instance(&self, hour: usize, weight: Option<u64>) -> InstanceAmounts {
+        let ns = u128::from(self.lengths[hour]);
+        let mut amounts =
+            InstanceAmounts { weighed: weighed(ns, weight), ..InstanceAmounts::default() };
+        for (sum, ns) in amounts.class_ns.iter_mut().zip(&self.classes[hour]) {
+            *sum = u128::from(*ns);
+        }
+        if let Some(energy) = self.energy.as_ref().map(|it| &it[hour]) {
+            (amounts.energy_mj, amounts.energy_ns) = (u128::from(energy.mj), ns);
+            if let Some(split) = &energy.split {
+                (amounts.class_mj, amounts.class_energy_ns) = (split.classes.map(u128::from), ns);
+            }
+        }
+        if let Some(memory) = &self.memory {
+            (amounts.memory_byte_seconds, amounts.memory_ns) = (memory[hour], ns);
+        }
+        if let Some([active, measured]) = &self.sm {
+            (amounts.sm_active_ns, amounts.sm_measured_ns) = (active[hour], measured[hour]);
+        }
+        if let Some([process, healthy]) = &self.seen {
+            (amounts.process_ns, amounts.healthy_ns) = (process[hour], healthy[hour]);
+            amounts.seen_ns = ns;
+        }
+        amounts
+    }
+}
+
+/// A whole device needs no weight: that of its place is known.
+fn weighed(ns: u128, weight: Option<u64>) -> Weighed {
+    Weighed::of(ns, weight.filter(|it| *it != WHOLE))
+}
+
+/// What a span adds in which nobody was watching, of an instance of this weight.
 #[must_use]
-pub fn of_blind_span(reason: Reason, spans: &[HourSpan]) -> Vec<Posting> {
+pub fn of_blind_span(reason: Reason, spans: &[HourSpan], weight: Option<u64>) -> Vec<Posting> {
     let postings = spans.iter().flat_map(|span| {
-        let mut instance = InstanceAmounts::default();
-        instance.class_ns[CLASS_UNKNOWN] = u128::from(span.ns);
+        let ns = u128::from(span.ns);
+        let weighed = weighed(ns, weight);
+        let share = ShareAmounts { ns, weighed, ..ShareAmounts::default() };
+        let mut instance = InstanceAmounts { weighed, ..InstanceAmounts::default() };
+        instance.class_ns[CLASS_UNKNOWN] = ns;
         let unowned = Account::Unowned { share: UnownedShare::Unobserved, reason };
         [
-            Posting { hour: span.hour, account: unowned, amounts: vec![u128::from(span.ns)] },
+            Posting { hour: span.hour, account: unowned, amounts: share.to_vec() },
             Posting { hour: span.hour, account: Account::Instance, amounts: instance.to_vec() },
         ]
     });

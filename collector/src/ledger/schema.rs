@@ -18,9 +18,9 @@ const APPLICATION_ID: i32 = 0x676c_6e72;
 /// The first bytes of every SQLite file.
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
 /// Raised with every change of `TABLES` or of what amounts mean.
-const VERSION: i32 = 2;
+const VERSION: i32 = 3;
 
-/// Amounts are unsigned 128-bit integers, big-endian, one after the other; `posting.rs` has their
+/// Amounts are unsigned 128-bit integers, big-endian, one after the other; `amounts.rs` has their
 /// meaning. Absent texts are empty. Times are UTC.
 const TABLES: &str = "
 CREATE TABLE meta (ledger_id BLOB NOT NULL, created_ns INTEGER NOT NULL);
@@ -188,7 +188,8 @@ impl Folder {
         if version == 0 {
             create(&mut connection, now_ns).map_err(failed)?;
         } else if version < VERSION {
-            // Version 2 has more amounts of CUDA activity: those that a row lacks are zero.
+            // Version 2 has more amounts of CUDA activity, version 3 of shares and instances: those
+            // that a row lacks are zero, which for the new ones means that they are not known.
             connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
         }
         let id = connection

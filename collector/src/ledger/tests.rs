@@ -31,7 +31,7 @@ fn bench(path: &std::path::Path) -> Bench {
 
 fn unowned(bench: &Bench, share: &str, reason: &str) -> u128 {
     let key = (share.to_owned(), reason.to_owned());
-    bench.usage().unowned.get(&key).copied().unwrap_or(0)
+    bench.usage().unowned.get(&key).map_or(0, |it| it.ns)
 }
 
 // === delivery ===
@@ -46,8 +46,8 @@ fn a_repeat_is_success_and_counts_nothing() {
     assert_eq!(bench.outcomes.duplicate, 1);
     assert_eq!(bench.batch(&batch_of("a", 2, &records[1..])), Applied::Through(3));
     assert_eq!((bench.outcomes.duplicate, bench.outcomes.applied), (1, 1));
-    assert_eq!(bench.usage().tenants["ml"].active_ns(), u128::from(21 * SECOND));
-    assert_eq!(bench.usage().wall_ns, u128::from(30 * SECOND));
+    assert_eq!(bench.usage().tenants["ml"].active().ns, u128::from(21 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(30 * SECOND));
 }
 
 #[test]
@@ -56,7 +56,7 @@ fn a_gap_is_asked_for_and_taken_when_there_is_nothing_to_send() {
     let mut bench = bench(folder.path());
     let mut later = batch_of("a", 5, &[ten_seconds("g", 0)]);
     assert_eq!(bench.batch(&later), Applied::Resume { next: 1 });
-    assert_eq!(bench.usage().wall_ns, 0);
+    assert_eq!(bench.usage().wall.ns, 0);
     later.accept_gap = true;
     assert_eq!(bench.batch(&later), Applied::Through(5));
     let gap: (i64, i64) = bench
@@ -74,7 +74,7 @@ fn a_number_that_comes_with_other_content_is_refused_whole() {
     let forged = [ten_seconds("g", 5), ten_seconds("g", 15)];
     let expected = Applied::SequenceReuse { seq: 1, first_received_ns: NOW };
     assert_eq!(bench.batch(&batch_of("a", 1, &forged)), expected);
-    assert_eq!(bench.usage().wall_ns, u128::from(10 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(10 * SECOND));
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn set_aside(change: impl FnOnce(&mut Record), expected: Quarantine) {
         .query_row("SELECT reason FROM record WHERE seq = 2", (), |row| row.get(0))
         .unwrap();
     assert_eq!(reason, expected.as_str());
-    assert_eq!(bench.usage().wall_ns, u128::from(10 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(10 * SECOND));
     assert_eq!(bench.class_ns(), u128::from(10 * SECOND));
 }
 
@@ -157,7 +157,7 @@ fn a_hole_is_posted_as_missing() {
     let mut bench = bench(folder.path());
     bench.batch(&batch_of("a", 1, &[ten_seconds("g", 0), ten_seconds("g", 25)]));
     assert_eq!(unowned(&bench, "unobserved", "missing"), u128::from(15 * SECOND));
-    assert_eq!(bench.usage().wall_ns, u128::from(35 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(35 * SECOND));
     assert_eq!(bench.class_ns(), u128::from(35 * SECOND));
 }
 
@@ -205,8 +205,8 @@ fn a_tile_across_the_hour_is_cut_there() {
     bench.batch(&batch_of("a", 1, &[tile_of("a", "g", start, &shares)]));
     let (four, six) = (u128::from(4 * SECOND), u128::from(6 * SECOND));
     assert_eq!(bench.hours(), [(480_000, "g".to_owned(), four), (480_001, "g".to_owned(), six)]);
-    assert_eq!(bench.usage().tenants["ml"].active_ns(), u128::from(3 * SECOND));
-    assert_eq!(bench.usage().tenants["etl"].held_idle, u128::from(7 * SECOND));
+    assert_eq!(bench.usage().tenants["ml"].active().ns, u128::from(3 * SECOND));
+    assert_eq!(bench.usage().tenants["etl"].held_idle.ns, u128::from(7 * SECOND));
 }
 
 // === devices ===
@@ -228,13 +228,13 @@ fn a_device_belongs_to_the_connected_node_that_lists_it() {
     assert_eq!(epoch, 2);
     bench.batch(&batch_of("b", 2, &[claim]));
     assert_eq!(bench.outcomes.applied, 1);
-    assert_eq!(bench.usage().wall_ns, u128::from(20 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(20 * SECOND));
 
     // And back: the time in which the other node had it is not missing here.
     let mut back = batch_of("a", 2, &[ten_seconds("g", 500)]);
     back.epoch = epoch;
     bench.batch(&back);
-    assert_eq!(bench.usage().wall_ns, u128::from(30 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(30 * SECOND));
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn a_device_that_was_cut_into_instances_has_no_hole() {
     tile_mut(&mut part).instance.mig_uuid = Some("m".into());
     bench.batch(&batch_of("a", 1, &[ten_seconds("g", 0), part, ten_seconds("g", 20)]));
     assert_eq!(bench.outcomes.applied, 3);
-    assert_eq!(bench.usage().wall_ns, u128::from(30 * SECOND));
+    assert_eq!(bench.usage().wall.ns, u128::from(30 * SECOND));
 }
 
 // === the view ===
@@ -274,7 +274,7 @@ fn beyond_the_limit_tenants_count_for_the_overflow_series() {
     assert_eq!(shown(&bench, labels("t3")), None);
     assert_eq!(shown(&bench, overflow.clone()), Some(u128::from(2 * SECOND)));
     assert_eq!(bench.totals.cuda[&overflow][LAUNCHES], 11);
-    assert_eq!(bench.usage().tenants["t4"].active_ns(), u128::from(SECOND));
+    assert_eq!(bench.usage().tenants["t4"].active().ns, u128::from(SECOND));
 
     let before = bench.totals.clone();
     drop(bench);

@@ -153,10 +153,11 @@ fn run(steps: Vec<Step>, lengths: &[u64]) {
 fn verify(bench: &Bench, agents: &[Agent]) {
     let (shares, wall, launches) = truth(agents);
     let usage = bench.usage();
-    assert_eq!(usage.tenants["ml"].active_ns(), shares["ml"]);
-    assert_eq!(usage.tenants["etl"].held_idle, shares["etl"]);
-    assert_eq!(usage.unowned, [(("free".to_owned(), String::new()), shares["free"])].into());
-    assert_eq!(usage.wall_ns, wall);
+    assert_eq!(usage.tenants["ml"].active().ns, shares["ml"]);
+    assert_eq!(usage.tenants["etl"].held_idle.ns, shares["etl"]);
+    let unowned = usage.unowned.iter().map(|((share, _), it)| (share.as_str(), it.ns));
+    assert_eq!(unowned.collect::<Vec<_>>(), [("free", shares["free"])]);
+    assert_eq!(usage.wall.ns, wall);
     assert_eq!(usage.tenants["ml"].cuda.as_ref().unwrap()[LAUNCHES], launches);
     assert_eq!(bench.totals.tenants.values().sum::<u128>() + shares["free"], wall);
     assert_eq!(bench.totals.unowned.values().sum::<u128>(), shares["free"]);

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::ledger::posting::InstanceAmounts;
+use crate::ledger::amounts::{EnergyAmounts, InstanceAmounts, ShareAmounts};
 use crate::model::cuda::CudaSums;
 use crate::model::ids::{InstanceId, NodeKey, TenantLabels};
 use crate::model::record::{CLASSES, Method, Reason, TenantShare, UnownedShare};
@@ -26,8 +26,12 @@ pub const OVERFLOW_TENANT: &str = "__overflow__";
 pub struct Totals {
     /// Nanoseconds.
     pub tenants: BTreeMap<TenantSeries, u128>,
+    /// Where it is known.
+    pub tenant_energy: BTreeMap<TenantSeries, EnergyAmounts>,
     /// Nanoseconds.
     pub unowned: BTreeMap<UnownedSeries, u128>,
+    /// Where it is known.
+    pub unowned_energy: BTreeMap<UnownedSeries, EnergyAmounts>,
     pub cuda: BTreeMap<TenantLabels, CudaSums>,
     /// Calls whose device is known.
     pub cuda_devices: BTreeMap<InstanceSeries, CudaSums>,
@@ -61,10 +65,16 @@ pub struct InstanceSeries {
 pub struct InstanceTotals {
     /// Nanoseconds, in the order of `CLASSES`; they sum to the instance's wall time.
     pub class_ns: [u128; CLASSES.len()],
-    /// Of the whole device; `None` = never readable.
+    /// `None` = never readable.
     pub energy_mj: Option<u128>,
+    /// Millijoules, in the order of `CLASSES`, of the energy that agents cut; `None` = never cut.
+    pub class_mj: Option<[u128; CLASSES.len()]>,
     /// Used bytes times seconds; `None` = never readable.
     pub memory_byte_seconds: Option<u128>,
+    /// Nanoseconds in which multiprocessors were active, and of which that is known; `None` = never.
+    pub sm_ns: Option<(u128, u128)>,
+    /// Observed nanoseconds with a process, and in good health; `None` = no agent said.
+    pub seen_ns: Option<(u128, u128)>,
 }
 
 /// One series of the view, whatever its kind.
@@ -82,13 +92,16 @@ pub(super) enum Series {
 impl Totals {
     /// Replaces the value of a series by what the ledger has committed for it.
     pub(super) fn set(&mut self, series: Series, amounts: &[u128]) {
-        let first = amounts.first().copied().unwrap_or(0);
+        let share = ShareAmounts::from_slice(amounts);
+        let energy = Some(share.energy).filter(|it| it.known_ns > 0);
         match series {
             Series::Tenant(series) => {
-                self.tenants.insert(series, first);
+                self.tenant_energy.extend(energy.map(|it| (series.clone(), it)));
+                self.tenants.insert(series, share.ns);
             }
             Series::Unowned(series) => {
-                self.unowned.insert(series, first);
+                self.unowned_energy.extend(energy.map(|it| (series.clone(), it)));
+                self.unowned.insert(series, share.ns);
             }
             Series::Cuda(labels) => {
                 self.cuda.insert(labels, CudaSums::from_slice(amounts));
@@ -97,7 +110,7 @@ impl Totals {
                 self.cuda_devices.insert(series, CudaSums::from_slice(amounts));
             }
             Series::Instance(series) => {
-                let amounts = InstanceAmounts::from_slice(amounts).unwrap_or_default();
+                let amounts = InstanceAmounts::from_slice(amounts);
                 self.instances.insert(series, InstanceTotals::from(amounts));
             }
         }
@@ -110,7 +123,9 @@ impl Totals {
             methods.map(move |method| (share, method))
         });
         for (share, method) in all {
-            self.tenants.remove(&TenantSeries { labels: labels.clone(), share, method });
+            let series = TenantSeries { labels: labels.clone(), share, method };
+            self.tenants.remove(&series);
+            self.tenant_energy.remove(&series);
         }
         self.cuda.remove(labels);
     }
@@ -118,6 +133,7 @@ impl Totals {
     /// Takes every series of these instances out of the view.
     pub(super) fn retire_instances(&mut self, gone: &HashSet<InstanceSeries>) {
         self.unowned.retain(|series, _| !gone.contains(&series.instance));
+        self.unowned_energy.retain(|series, _| !gone.contains(&series.instance));
         self.instances.retain(|series, _| !gone.contains(series));
         self.cuda_devices.retain(|series, _| !gone.contains(series));
     }
@@ -128,7 +144,11 @@ impl From<InstanceAmounts> for InstanceTotals {
         Self {
             class_ns: amounts.class_ns,
             energy_mj: (amounts.energy_ns > 0).then_some(amounts.energy_mj),
+            class_mj: (amounts.class_energy_ns > 0).then_some(amounts.class_mj),
             memory_byte_seconds: (amounts.memory_ns > 0).then_some(amounts.memory_byte_seconds),
+            sm_ns: (amounts.sm_measured_ns > 0)
+                .then_some((amounts.sm_active_ns, amounts.sm_measured_ns)),
+            seen_ns: (amounts.seen_ns > 0).then_some((amounts.process_ns, amounts.healthy_ns)),
         }
     }
 }

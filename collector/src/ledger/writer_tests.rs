@@ -26,7 +26,7 @@ fn second(index: u64) -> Record {
 }
 
 async fn wall_ns(ledger: &LedgerHandle) -> u128 {
-    ledger.usage(Query::default()).await.unwrap().wall_ns
+    ledger.usage(Query::default()).await.unwrap().wall.ns
 }
 
 async fn stop((ledger, writer): (LedgerHandle, WriterThread)) {
@@ -185,7 +185,7 @@ fn databases_of_others_are_left_alone() {
     check("PRAGMA application_id = 77; CREATE TABLE t (it)", "is the database of another program");
     check(
         "PRAGMA application_id = 0x676c6e72; PRAGMA user_version = 99; CREATE TABLE t (it)",
-        "was written by a newer collector (schema 99, this one knows 2)",
+        "was written by a newer collector (schema 99, this one knows 3)",
     );
 }
 

@@ -2,4 +2,5 @@
 
 pub mod cuda;
 pub mod ids;
+pub mod metering;
 pub mod record;

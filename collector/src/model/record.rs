@@ -4,8 +4,11 @@
 
 use std::sync::Arc;
 
+use proto::names::UNCONFIGURED;
+
 use crate::model::cuda::CudaSums;
 use crate::model::ids::{Holder, InstanceId};
+use crate::model::metering::{Energy, Seen, Slices, SmActivity, WHOLE};
 
 /// Names of the classes, in the order in which sums over classes are kept.
 pub const CLASSES: [&str; 9] = [
@@ -35,7 +38,7 @@ pub struct Record {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecordKind {
-    Tile(Tile),
+    Tile(Box<Tile>),
     Cuda(Box<CudaActivity>),
 }
 
@@ -48,10 +51,16 @@ pub struct Tile {
     pub shares: Vec<(Share, u64)>,
     /// Nanoseconds by class, in the order of `CLASSES`.
     pub classes: [u64; CLASSES.len()],
-    /// Of the whole device; `None` = not readable at both ends.
-    pub energy_mj: Option<u64>,
+    /// `None` = not readable at both ends.
+    pub energy: Option<Energy>,
     /// Used bytes times seconds; `None` = not readable.
     pub memory_byte_seconds: Option<u64>,
+    /// `None` = not measured.
+    pub sm: Option<SmActivity>,
+    /// `None` = the agent does not say.
+    pub seen: Option<Seen>,
+    /// Of a MIG instance; `None` = not known.
+    pub slices: Option<Slices>,
 }
 
 /// One exclusive part of a tile.
@@ -112,21 +121,33 @@ impl Tile {
     pub fn span(&self) -> u64 {
         self.end_ns.saturating_sub(self.start_ns)
     }
+
+    /// The part of a device that the instance is, of `WHOLE`; `None` = not known.
+    #[must_use]
+    pub fn weight(&self) -> Option<u64> {
+        match self.instance.mig_uuid {
+            None => Some(WHOLE),
+            Some(_) => self.slices.and_then(Slices::weight),
+        }
+    }
 }
 
 // === impl Reason ===
 
 impl Reason {
-    /// Free time needs no reason.
+    /// Free time needs no reason where it is an instance's.
     pub const NONE: Self = Self("");
     /// Between two tiles of one boot, where the node sent nothing.
     pub const MISSING: Self = Self("missing");
     /// Between the last tile of a boot and the first of the next.
     pub const NODE_REBOOT: Self = Self("node_reboot");
     const OTHER: Self = Self("other");
+    /// Of free slices that no MIG instance has.
+    const UNCONFIGURED: Self = Self(UNCONFIGURED);
 
-    const KNOWN: [Self; 12] = [
+    const KNOWN: [Self; 13] = [
         Self::NONE,
+        Self::UNCONFIGURED,
         Self::MISSING,
         Self::NODE_REBOOT,
         Self::OTHER,
@@ -143,6 +164,12 @@ impl Reason {
     #[must_use]
     pub fn parse(text: &str) -> Self {
         Self::KNOWN.into_iter().find(|it| it.0 == text).unwrap_or(Self::OTHER)
+    }
+
+    /// Of free time, which has no other reason.
+    #[must_use]
+    pub fn of_free(text: &str) -> Self {
+        if text == UNCONFIGURED { Self::UNCONFIGURED } else { Self::NONE }
     }
 
     #[must_use]

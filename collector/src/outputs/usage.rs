@@ -6,8 +6,10 @@ use proto::usage::v1::usage_server::{Usage as UsageApi, UsageServer};
 use tonic::{Request, Response, Status};
 
 use crate::ledger::LedgerHandle;
+use crate::ledger::amounts::{EnergyAmounts, ShareAmounts};
 use crate::ledger::usage::{Query, TenantUsage, Usage};
 use crate::model::cuda::CudaSums;
+use crate::model::metering::EnergyMethod;
 
 const HOUR_S: i64 = 3600;
 
@@ -59,18 +61,27 @@ fn query(request: pb::GetUsageRequest) -> Result<Query, Status> {
 }
 
 fn encode(usage: &Usage) -> pb::GetUsageResponse {
-    let tenants = usage.tenants.iter().map(|(name, it)| tenant(name, it)).collect();
-    let unowned = usage
-        .unowned
-        .iter()
-        .map(|((share, reason), time)| pb::UnownedUsage {
-            share: share.clone(),
-            reason: reason.clone(),
-            time: Some(nanoseconds(*time)),
-        })
-        .collect();
-    let wall = Some(nanoseconds(usage.wall_ns));
-    pb::GetUsageResponse { tenants, unowned, wall, ledger_id: Vec::new() }
+    let unowned = usage.unowned.iter().map(|((share, reason), it)| pb::UnownedUsage {
+        share: share.clone(),
+        reason: reason.clone(),
+        time: Some(nanoseconds(it.ns)),
+        energy: energy(it.energy),
+        weighed: weighed(it),
+    });
+    let wall = &usage.wall;
+    let drawn = pb::Energy {
+        millijoules: count(wall.energy_mj),
+        known: Some(nanoseconds(wall.energy_ns)),
+        methods: Vec::new(),
+    };
+    pb::GetUsageResponse {
+        tenants: usage.tenants.iter().map(|(name, it)| tenant(name, it)).collect(),
+        unowned: unowned.collect(),
+        wall: Some(nanoseconds(wall.ns)),
+        ledger_id: Vec::new(),
+        wall_weighed: wall.weighed.complete(wall.ns).map(parts),
+        energy: (wall.energy_ns > 0).then_some(drawn),
+    }
 }
 
 fn tenant(name: &str, usage: &TenantUsage) -> pb::TenantUsage {
@@ -79,25 +90,54 @@ fn tenant(name: &str, usage: &TenantUsage) -> pb::TenantUsage {
         .iter()
         .map(|(method, active)| pb::MethodUsage {
             method: method.clone(),
-            active: Some(nanoseconds(*active)),
+            active: Some(nanoseconds(active.ns)),
         })
         .collect();
+    let (active, total) = (usage.active(), usage.total());
     let cuda = usage.cuda.as_ref().map(CudaSums::totals);
     pb::TenantUsage {
         tenant: name.to_owned(),
-        active: Some(nanoseconds(usage.active_ns())),
-        held_idle: Some(nanoseconds(usage.held_idle)),
-        held_unknown: Some(nanoseconds(usage.held_unknown)),
+        active: Some(nanoseconds(active.ns)),
+        held_idle: Some(nanoseconds(usage.held_idle.ns)),
+        held_unknown: Some(nanoseconds(usage.held_unknown.ns)),
         methods,
         launches: cuda.as_ref().map(|it| it.counts.launches()),
         copied_bytes: cuda.as_ref().map(|it| it.counts.copied_bytes()),
         memory_known: cuda.as_ref().is_some_and(Totals::knows_memory),
         sampled: cuda.as_ref().map(|it| nanoseconds(it.sampled_ns)),
         cuda: cuda.as_ref().map(|it| it.counts.message()),
+        energy: energy(total.energy),
+        weighed: weighed(&total).map(|_known| pb::WeighedShares {
+            active: weighed(&active),
+            held_idle: weighed(&usage.held_idle),
+            held_unknown: weighed(&usage.held_unknown),
+        }),
     }
 }
 
-/// Half of a 128-bit number.
+fn energy(energy: EnergyAmounts) -> Option<pb::Energy> {
+    let methods = EnergyMethod::ALL.into_iter().zip(energy.mj).filter(|it| it.1 > 0);
+    let methods = methods.map(|(method, mj)| pb::MethodEnergy {
+        method: method.as_str().to_owned(),
+        millijoules: count(mj),
+    });
+    Some(pb::Energy {
+        millijoules: count(energy.total()?),
+        known: Some(nanoseconds(energy.known_ns)),
+        methods: methods.collect(),
+    })
+}
+
+fn weighed(amounts: &ShareAmounts) -> Option<pb::WeighedTime> {
+    amounts.weighed.complete(amounts.ns).map(parts)
+}
+
+fn parts(value: u128) -> pb::WeighedTime {
+    let pb::Nanoseconds { high, low } = nanoseconds(value);
+    pb::WeighedTime { high, low }
+}
+
+/// In 64 bits, which millijoules of a fleet fill in centuries; also half of a 128-bit number.
 fn count(value: u128) -> u64 {
     u64::try_from(value).unwrap_or(u64::MAX)
 }
@@ -110,7 +150,8 @@ fn nanoseconds(value: u128) -> pb::Nanoseconds {
 #[cfg(test)]
 mod tests {
     use super::{encode, nanoseconds, query};
-    use crate::ledger::usage::{TenantUsage, Usage};
+    use crate::ledger::amounts::{EnergyAmounts, ShareAmounts, Weighed};
+    use crate::ledger::usage::{TenantUsage, Usage, Wall};
     use proto::usage::v1 as pb;
 
     fn check(from: Option<i64>, to: Option<i64>, expected: Option<(Option<i64>, Option<i64>)>) {
@@ -126,20 +167,48 @@ mod tests {
         check(Some(7_200), Some(7_200), None);
     }
 
-    #[test]
-    fn wall_time_keeps_every_nanosecond() {
+    /// Whole devices, of which no energy is known.
+    fn time(ns: u128) -> ShareAmounts {
+        ShareAmounts { ns, ..ShareAmounts::default() }.of_whole()
+    }
+
+    fn usage() -> Usage {
         let tenant = TenantUsage {
-            active: [("measured".to_owned(), 1_u128 << 70)].into(),
-            held_idle: 5,
+            active: [("measured".to_owned(), time(1_u128 << 70))].into(),
+            held_idle: time(5),
             ..TenantUsage::default()
         };
-        let usage = Usage {
+        let ns = (1 << 70) + 12;
+        Usage {
             tenants: [("a".to_owned(), tenant)].into(),
-            unowned: [(("free".to_owned(), String::new()), 7)].into(),
-            wall_ns: (1 << 70) + 12,
-        };
-        let response = encode(&usage);
+            unowned: [(("free".to_owned(), String::new()), time(7))].into(),
+            wall: Wall { ns, weighed: Weighed::whole(ns), energy_mj: 0, energy_ns: 0 },
+        }
+    }
+
+    #[test]
+    fn wall_time_keeps_every_nanosecond() {
+        let response = encode(&usage());
         assert_eq!(response.wall, Some(nanoseconds((1_u128 << 70) + 12)));
         assert_eq!(response.wall, Some(pb::Nanoseconds { high: 64, low: 12 }));
+        let weighed = response.wall_weighed.unwrap();
+        assert_eq!((weighed.high, weighed.low), (64 * 840, 12 * 840));
+    }
+
+    #[test]
+    fn what_is_not_known_is_absent() {
+        let mut usage = usage();
+        let before = encode(&usage);
+        assert_eq!((before.energy, before.tenants[0].energy.clone()), (None, None));
+        let energy = EnergyAmounts { known_ns: 3, mj: [40, 2, 0] };
+        let a = usage.tenants.get_mut("a").unwrap();
+        (a.held_idle.energy, a.held_idle.weighed) = (energy, Weighed::default());
+        let tenant = &encode(&usage).tenants[0];
+        let drawn = tenant.energy.as_ref().unwrap();
+        assert_eq!((drawn.millijoules, drawn.known), (42, Some(nanoseconds(3))));
+        let methods = drawn.methods.iter().map(|it| (it.method.as_str(), it.millijoules));
+        assert_eq!(methods.collect::<Vec<_>>(), [("floor_dynamic", 40), ("time", 2)]);
+        assert_eq!(tenant.weighed, None, "the size of a part is not known");
+        assert!(before.tenants[0].weighed.is_some());
     }
 }

@@ -220,7 +220,9 @@ pub mod record {
     }
 }
 /// An instance's time span, cut into exclusive shares:
-/// sum(shares.ns) + sum(remainders.ns) == end_ns - start_ns, exactly.
+/// sum(shares.ns) + sum(remainders.ns) == end_ns - start_ns, exactly. Where `energy_method` is given, the
+/// same holds for energy: sum(shares.energy_mj) + sum(remainders.energy_mj) == energy_mj, and
+/// sum(classes.energy_mj) == energy_mj.
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Tile {
     #[prost(message, optional, tag = "1")]
@@ -239,20 +241,110 @@ pub struct Tile {
     /// Nanoseconds by class (classes are exclusive); they sum to the span too.
     #[prost(message, repeated, tag = "6")]
     pub classes: ::prost::alloc::vec::Vec<ClassTime>,
-    /// Energy of the whole device in the span; absent = the counter was not readable at both ends.
+    /// Energy that the device counted in the span: all of it where MIG is off, else what falls to this
+    /// instance. Absent = the counter was not readable at both ends, or an instance's size is not known.
     #[prost(uint64, optional, tag = "7")]
     pub energy_mj: ::core::option::Option<u64>,
     /// Integral of used memory; absent = memory was not readable.
     #[prost(message, optional, tag = "8")]
     pub memory: ::core::option::Option<MemoryIntegral>,
+    #[prost(enumeration = "tile::EnergyMethod", tag = "9")]
+    pub energy_method: i32,
+    /// Absent = nothing of it was measured.
+    #[prost(message, optional, tag = "10")]
+    pub sm: ::core::option::Option<SmActivity>,
+    /// Absent = the agent does not say.
+    #[prost(message, optional, tag = "11")]
+    pub seen: ::core::option::Option<Seen>,
+    /// Absent where MIG is off: the instance is the whole device. With MIG, absent = not known.
+    #[prost(message, optional, tag = "12")]
+    pub slices: ::core::option::Option<Slices>,
+}
+/// Nested message and enum types in `Tile`.
+pub mod tile {
+    /// How the energy was cut into shares.
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum EnergyMethod {
+        /// It was not: `energy_mj` of shares, remainders and classes says nothing.
+        Unspecified = 0,
+        /// What the device draws when idle by time, to whoever had it; what is above by active time.
+        FloorDynamic = 1,
+        /// All of it by time: what the device draws when idle was not seen yet.
+        Time = 2,
+        /// Of the device by compute slices to MIG instances, and inside of one by time.
+        Slices = 3,
+    }
+    impl EnergyMethod {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ENERGY_METHOD_UNSPECIFIED",
+                Self::FloorDynamic => "FLOOR_DYNAMIC",
+                Self::Time => "TIME",
+                Self::Slices => "SLICES",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ENERGY_METHOD_UNSPECIFIED" => Some(Self::Unspecified),
+                "FLOOR_DYNAMIC" => Some(Self::FloorDynamic),
+                "TIME" => Some(Self::Time),
+                "SLICES" => Some(Self::Slices),
+                _ => None,
+            }
+        }
+    }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct InstanceId {
     #[prost(string, tag = "1")]
     pub gpu_uuid: ::prost::alloc::string::String,
-    /// Absent where MIG is off: the device is then its own only instance.
+    /// Absent where MIG is off: the device is then its own only instance. `unconfigured` stands for the
+    /// slices of a device with MIG that no instance has.
     #[prost(string, optional, tag = "2")]
     pub mig_uuid: ::core::option::Option<::prost::alloc::string::String>,
+}
+/// Time in which multiprocessors had work, averaged over them.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SmActivity {
+    #[prost(uint64, tag = "1")]
+    pub active_ns: u64,
+    /// The part of the span for which `active_ns` speaks.
+    #[prost(uint64, tag = "2")]
+    pub measured_ns: u64,
+}
+/// What was seen in the part of a tile that is not unobserved.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Seen {
+    /// Time in which the driver listed a process.
+    #[prost(uint64, tag = "1")]
+    pub process_ns: u64,
+    /// Time in which the device was in good health.
+    #[prost(uint64, tag = "2")]
+    pub healthy_ns: u64,
+}
+/// Compute slices of a MIG instance, and of its device.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Slices {
+    #[prost(uint32, tag = "1")]
+    pub instance: u32,
+    #[prost(uint32, tag = "2")]
+    pub device: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HolderShare {
@@ -264,6 +356,9 @@ pub struct HolderShare {
     pub method: i32,
     #[prost(uint64, tag = "4")]
     pub ns: u64,
+    /// Millijoules; of meaning where the tile has an energy method.
+    #[prost(uint64, tag = "5")]
+    pub energy_mj: u64,
 }
 /// Nested message and enum types in `HolderShare`.
 pub mod holder_share {
@@ -368,11 +463,14 @@ pub struct Remainder {
     #[prost(enumeration = "remainder::Kind", tag = "1")]
     pub kind: i32,
     /// Why, from a fixed list: `agent_down`, `nvml_failed`, `gpu_lost`, `no_process_list`, `no_holder` …;
-    /// empty for FREE.
+    /// for FREE empty, or `unconfigured`.
     #[prost(string, tag = "2")]
     pub reason: ::prost::alloc::string::String,
     #[prost(uint64, tag = "3")]
     pub ns: u64,
+    /// As of a holder's share.
+    #[prost(uint64, tag = "4")]
+    pub energy_mj: u64,
 }
 /// Nested message and enum types in `Remainder`.
 pub mod remainder {
@@ -428,6 +526,9 @@ pub struct ClassTime {
     pub class: i32,
     #[prost(uint64, tag = "2")]
     pub ns: u64,
+    /// As of a holder's share.
+    #[prost(uint64, tag = "3")]
+    pub energy_mj: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MemoryIntegral {

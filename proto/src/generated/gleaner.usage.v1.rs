@@ -24,6 +24,12 @@ pub struct GetUsageResponse {
     pub wall: ::core::option::Option<Nanoseconds>,
     #[prost(bytes = "vec", tag = "4")]
     pub ledger_id: ::prost::alloc::vec::Vec<u8>,
+    /// The same, weighed. Absent = the size of an instance is not known.
+    #[prost(message, optional, tag = "5")]
+    pub wall_weighed: ::core::option::Option<WeighedTime>,
+    /// What all instances drew, kept apart likewise. It has no methods. Absent = never known.
+    #[prost(message, optional, tag = "6")]
+    pub energy: ::core::option::Option<Energy>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct TenantUsage {
@@ -53,6 +59,12 @@ pub struct TenantUsage {
     /// small. Zero = every count is exact.
     #[prost(message, optional, tag = "10")]
     pub sampled: ::core::option::Option<Nanoseconds>,
+    /// Absent = never known.
+    #[prost(message, optional, tag = "11")]
+    pub energy: ::core::option::Option<Energy>,
+    /// The three times above by the size of the instances. Absent = the size of one is not known.
+    #[prost(message, optional, tag = "12")]
+    pub weighed: ::core::option::Option<WeighedShares>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MethodUsage {
@@ -62,7 +74,7 @@ pub struct MethodUsage {
     #[prost(message, optional, tag = "2")]
     pub active: ::core::option::Option<Nanoseconds>,
 }
-#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct UnownedUsage {
     /// `free`, `unattributed`, `unobserved`.
     #[prost(string, tag = "1")]
@@ -71,6 +83,48 @@ pub struct UnownedUsage {
     pub reason: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "3")]
     pub time: ::core::option::Option<Nanoseconds>,
+    /// Absent = never known.
+    #[prost(message, optional, tag = "4")]
+    pub energy: ::core::option::Option<Energy>,
+    /// Absent = the size of an instance is not known.
+    #[prost(message, optional, tag = "5")]
+    pub weighed: ::core::option::Option<WeighedTime>,
+}
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct Energy {
+    #[prost(uint64, tag = "1")]
+    pub millijoules: u64,
+    /// The part of the time for which they are known; less than the time = there was more.
+    #[prost(message, optional, tag = "2")]
+    pub known: ::core::option::Option<Nanoseconds>,
+    #[prost(message, repeated, tag = "3")]
+    pub methods: ::prost::alloc::vec::Vec<MethodEnergy>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct MethodEnergy {
+    /// `floor_dynamic`, `time`, `slices`.
+    #[prost(string, tag = "1")]
+    pub method: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub millijoules: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WeighedShares {
+    #[prost(message, optional, tag = "1")]
+    pub active: ::core::option::Option<WeighedTime>,
+    #[prost(message, optional, tag = "2")]
+    pub held_idle: ::core::option::Option<WeighedTime>,
+    #[prost(message, optional, tag = "3")]
+    pub held_unknown: ::core::option::Option<WeighedTime>,
+}
+/// GPU time in which a MIG instance counts by its compute slices, and a whole device as 1: an unsigned
+/// 128-bit count of 840ths of a nanosecond, so that 1 of 7 slices is a whole number.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct WeighedTime {
+    #[prost(uint64, tag = "1")]
+    pub high: u64,
+    #[prost(uint64, tag = "2")]
+    pub low: u64,
 }
 /// An unsigned 128-bit count: a large fleet overflows 64 bits within days.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

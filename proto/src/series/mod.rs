@@ -8,16 +8,20 @@
 
 mod cuda;
 mod figures;
+mod metering;
 mod tracing;
 mod xids;
 
 use std::collections::BTreeMap;
 
 pub use cuda::{write_devices, write_tenants};
+pub use metering::{Metered, TENANT_ENERGY, UNOWNED_ENERGY, write_metered};
 
 use crate::exposition::{Labels, Text};
 use crate::family::{FLAG, Family, Label, Subject, Table, names};
-use crate::names::{CLASSES, class_name, class_names, instance_labels, tenant_labels};
+use crate::names::{
+    CLASSES, UNCONFIGURED, class_name, class_names, instance_labels, tenant_labels,
+};
 use crate::telemetry::v1::figure::Kind;
 use crate::telemetry::v1::{Device, DeviceReadings, Health, Holder, LiveUpdate, TracedMemory};
 
@@ -36,24 +40,25 @@ pub const GPU_SECONDS: Family =
         .of(Subject::Instance)
         .by(&[
             Label::of("share", &["free", "unattributed", "unobserved"]),
-            Label::of(
-                "reason",
-                &[
-                    "agent_down",
-                    "nvml_failed",
-                    "gpu_lost",
-                    "gpu_hung",
-                    "reset_required",
-                    "no_process_list",
-                    "no_holder",
-                    "unresolved_process",
-                    "missing",
-                    "node_reboot",
-                    "other",
-                ],
-            ),
+            Label::of("reason", &REASONS),
         ])
         .absent("the instance never had that share for that reason");
+
+/// Why time, or energy, is nobody's.
+const REASONS: [&str; 12] = [
+    UNCONFIGURED,
+    "agent_down",
+    "nvml_failed",
+    "gpu_lost",
+    "gpu_hung",
+    "reset_required",
+    "no_process_list",
+    "no_holder",
+    "unresolved_process",
+    "missing",
+    "node_reboot",
+    "other",
+];
 
 /// Of what NVML is asked at every tick.
 const NOT_READ: &str = "the device was not read, or does not say";
@@ -187,6 +192,7 @@ const HEALTH_STATES: [(&str, Health); 5] = [
 pub fn tables() -> Vec<Table> {
     let own = [
         ("gpu-time", vec![TENANT_GPU_SECONDS, GPU_SECONDS]),
+        ("metering", metering::families()),
         ("cuda-calls", cuda::families()),
         ("cuda-memory", vec![LIVE_BYTES, PEAK_BYTES, PINNED_BYTES]),
         ("devices", device_families()),

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Observation, slice, unobserved};
+use super::{Meter, Observation, Part, unobserved};
 use crate::accounting::tiles::{LONGEST_NS, OpenTiles};
 use crate::attribution::{self, fixtures};
 use crate::classify::{self, Policy};
@@ -12,6 +12,7 @@ use crate::model::units::BootNs;
 use crate::model::usage::{Class, Method, Reason, Share, Tile};
 
 mod calls;
+mod energy;
 mod properties;
 
 pub(super) fn observe(previous: Option<&Observation>, readings: Readings) -> Observation {
@@ -26,6 +27,11 @@ pub(super) fn observe(previous: Option<&Observation>, readings: Readings) -> Obs
         }
     }
     Observation { readings, views, verdicts }
+}
+
+/// Of a meter that remembers nothing.
+fn slice(previous: &Observation, next: &Observation) -> Vec<Tile> {
+    Meter::default().slice(previous, next)
 }
 
 type Change<'a> = &'a dyn Fn(&mut Readings);
@@ -230,12 +236,12 @@ fn energy_and_memory() {
         }
     };
     let found = tile(&memory(5), &memory(9));
-    assert_eq!(found.energy_mj, Some(1_000));
+    assert_eq!(found.energy.map(|it| it.mj), Some(1_000));
     assert_eq!(found.memory.map(|it| (it.byte_ns, it.peak_bytes)), Some((5_000, 9)));
     let reset = |it: &mut Readings| {
         it.nvml.devices.get_mut(&fixtures::device(0)).unwrap().counters.energy_mj = Some(3);
     };
-    assert_eq!(tile(&nothing, &reset).energy_mj, None);
+    assert_eq!(tile(&nothing, &reset).energy, None);
     let unread = |it: &mut Readings| fixtures::instance(it, 0).memory_used_bytes = None;
     assert_eq!(tile(&unread, &nothing).memory, None);
 }
@@ -253,7 +259,8 @@ fn a_host_that_slept_watched_nothing() {
 fn a_long_unobserved_span_is_cut_into_tiles() {
     let mut open = OpenTiles::default();
     let end = BootNs(2 * LONGEST_NS + 5);
-    open.add(unobserved(&fixtures::id(0), BootNs(0), end, Reason::AgentDown));
+    let part = Part { id: fixtures::id(0), slices: None };
+    open.add(unobserved(&part, BootNs(0), end, Reason::AgentDown));
     let spans: Vec<u64> = open.close_all().iter().map(Tile::span).collect();
     assert_eq!(spans, [LONGEST_NS, LONGEST_NS, 5]);
 }

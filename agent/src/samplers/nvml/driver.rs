@@ -169,6 +169,7 @@ impl Library {
                 .ok()
                 .map(|it| Arc::from(format!("{}.{}", it.major, it.minor))),
             mig_on: answers.mig_on,
+            mig_slices: mig_slices(device),
             numa_node: numa_node(device),
             memory_total_bytes: answers.memory.and_then(decode::believable).map(|it| it.total),
             power_limit_mw: device.enforced_power_limit().ok().map(u64::from),
@@ -336,6 +337,11 @@ fn mig_devices(
         found.push(MigDevice { uuid, identity, memory, processes });
     }
     Ok(found)
+}
+
+/// As many as instances are possible, since the smallest one has one slice; 0 where MIG is off.
+fn mig_slices(device: &nvml_wrapper::Device<'_>) -> Option<u32> {
+    device.mig_device_count().ok().filter(|it| *it > 0)
 }
 
 /// Of one instance; it never changes as long as the UUID is the same.

@@ -8,6 +8,7 @@ use super::{MIB, SECOND, WIDE, cuda, decoded, place, stamp, stamped, tile};
 use crate::accounting::tiles::LONGEST_NS;
 use crate::attribution::fixtures;
 use crate::model::ids::InstanceId;
+use crate::model::metering::{Energy, EnergyMethod, Seen, SmActivity};
 use crate::model::units::BootNs;
 use crate::model::usage::{Class, MemoryIntegral, Record, Share, Tile};
 use crate::record::Stamp;
@@ -21,9 +22,27 @@ struct Sums {
     shares: BTreeMap<(InstanceId, Share), u64>,
     classes: BTreeMap<(InstanceId, Class), u64>,
     energy_mj: u64,
+    energy: BTreeMap<(InstanceId, Share, EnergyMethod), u64>,
+    class_energy: BTreeMap<(InstanceId, Class), u64>,
+    sm: SmActivity,
+    seen: Seen,
     byte_ns: u128,
     peak_bytes: u64,
     launches: u64,
+}
+
+impl Sums {
+    fn add_energy(&mut self, tile: &Tile) {
+        let Some(energy) = &tile.energy else { return };
+        self.energy_mj += energy.mj;
+        let Some(method) = energy.method else { return };
+        for (share, mj) in &energy.shares {
+            *self.energy.entry((tile.id.clone(), share.clone(), method)).or_default() += mj;
+        }
+        for (class, mj) in &energy.classes {
+            *self.class_energy.entry((tile.id.clone(), *class)).or_default() += mj;
+        }
+    }
 }
 
 fn sums<'a>(records: impl IntoIterator<Item = &'a Record>) -> Sums {
@@ -37,7 +56,9 @@ fn sums<'a>(records: impl IntoIterator<Item = &'a Record>) -> Sums {
                 for (class, ns) in &tile.classes {
                     *sums.classes.entry((tile.id.clone(), *class)).or_default() += ns;
                 }
-                sums.energy_mj += tile.energy_mj.unwrap_or(0);
+                sums.add_energy(tile);
+                sums.sm = sums.sm.plus(tile.sm);
+                sums.seen = sums.seen.plus(tile.seen.unwrap_or_default());
                 sums.byte_ns += tile.memory.map_or(0, |it| it.byte_ns);
                 sums.peak_bytes = sums.peak_bytes.max(tile.memory.map_or(0, |it| it.peak_bytes));
             }
@@ -54,28 +75,38 @@ struct Next {
     span: u64,
     gap: bool,
     holder: u32,
-    energy: Option<u64>,
+    energy: Option<(u64, Option<EnergyMethod>)>,
     memory: Option<u64>,
+    /// A newer agent wrote it.
+    says_more: bool,
     boot: bool,
 }
 
 fn next() -> impl Strategy<Value = Next> {
+    let method = prop::sample::select(vec![
+        None,
+        Some(EnergyMethod::Time),
+        Some(EnergyMethod::FloorDynamic),
+        Some(EnergyMethod::FloorDynamic),
+    ]);
     (
         0..2_u32,
         1..LONGEST_NS / 2,
         prop::bool::weighted(0.1),
         0..3_u32,
+        prop::option::weighted(0.8, (0..9_u64, method)),
         prop::option::weighted(0.8, 0..9_u64),
-        prop::option::weighted(0.8, 0..9_u64),
+        prop::bool::weighted(0.8),
         prop::bool::weighted(0.05),
     )
-        .prop_map(|(device, span, gap, holder, energy, memory, boot)| Next {
+        .prop_map(|(device, span, gap, holder, energy, memory, says_more, boot)| Next {
             device,
             span,
             gap,
             holder,
             energy,
             memory,
+            says_more,
             boot,
         })
 }
@@ -90,23 +121,28 @@ fn records(steps: &[Next]) -> Vec<(i64, Record, Stamp)> {
         *end = start + step.span;
         boot += u32::from(step.boot);
         let held = step.span / 3;
-        let holder = fixtures::holder(&format!("unit-{}", step.holder));
+        let holder = Share::HeldIdle(fixtures::holder(&format!("unit-{}", step.holder)));
+        let shares = BTreeMap::from([(holder.clone(), held), (Share::Free, step.span - held)]);
+        let classes = BTreeMap::from([(Class::MemoryHeld, step.span)]);
+        let energy = |(mj, method)| Energy {
+            mj,
+            method,
+            shares: BTreeMap::from([(holder, mj / 2), (Share::Free, mj - mj / 2)]),
+            classes: BTreeMap::from([(Class::MemoryHeld, mj)]),
+        };
+        let memory = |it| MemoryIntegral { byte_ns: u128::from(it), peak_bytes: it };
+        let seen = Seen { process_ns: held, healthy_ns: step.span };
+        let measured_ns = if step.says_more { step.span } else { 0 };
         let tile = Tile {
             id: fixtures::id(step.device),
-            start: BootNs(start),
-            end: BootNs(*end),
-            shares: BTreeMap::from([
-                (Share::HeldIdle(holder), held),
-                (Share::Free, step.span - held),
-            ]),
-            classes: BTreeMap::from([(Class::MemoryHeld, step.span)]),
-            energy_mj: step.energy,
-            memory: step
-                .memory
-                .map(|it| MemoryIntegral { byte_ns: u128::from(it), peak_bytes: it }),
+            energy: step.energy.map(energy),
+            memory: step.memory.map(memory),
+            sm: SmActivity { active_ns: measured_ns / 2, measured_ns },
+            seen: step.says_more.then_some(seen),
+            ..fixtures::tile((start, *end), shares, classes)
         };
         let stamp = Stamp { boot_id: boot.to_string().into(), real_ns: id };
-        records.push((id, Record::Tile(tile), stamp.clone()));
+        records.push((id, Record::Tile(Box::new(tile)), stamp.clone()));
         records.push((id + 1_000, cuda(u64::try_from(id).unwrap()), stamp));
     }
     records

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use crate::attribution::fixtures;
-use crate::model::units::BootNs;
+use crate::model::metering::{Energy, EnergyMethod, SmActivity};
 use crate::model::usage::{Class, CudaBaseline, Record, Share, Tile};
 use crate::record::{self, Stamp};
 use crate::spool::schema::{Place, StoreError};
@@ -26,16 +26,21 @@ fn stamp() -> Stamp {
 /// Ten seconds of a device, the `index`th.
 fn tile(device: u32, index: u64) -> Record {
     let span = 10 * SECOND;
-    let holder = fixtures::holder("unit");
-    Record::Tile(Tile {
+    let held = Share::HeldIdle(fixtures::holder("unit"));
+    let shares = BTreeMap::from([(held.clone(), 7), (Share::Free, span - 7)]);
+    let classes = BTreeMap::from([(Class::MemoryHeld, span)]);
+    let energy = Energy {
+        mj: 3,
+        method: Some(EnergyMethod::FloorDynamic),
+        shares: BTreeMap::from([(held, 2), (Share::Free, 1)]),
+        classes: BTreeMap::from([(Class::MemoryHeld, 3)]),
+    };
+    Record::Tile(Box::new(Tile {
         id: fixtures::id(device),
-        start: BootNs(index * span),
-        end: BootNs((index + 1) * span),
-        shares: BTreeMap::from([(Share::HeldIdle(holder), 7), (Share::Free, span - 7)]),
-        classes: BTreeMap::from([(Class::MemoryHeld, span)]),
-        energy_mj: Some(3),
-        memory: None,
-    })
+        energy: Some(energy),
+        sm: SmActivity { active_ns: 5, measured_ns: span },
+        ..fixtures::tile((index * span, (index + 1) * span), shares, classes)
+    }))
 }
 
 fn cuda(index: u64) -> Record {

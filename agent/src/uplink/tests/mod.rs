@@ -4,7 +4,6 @@ mod collector;
 mod delivery;
 mod lanes;
 
-use std::collections::BTreeMap;
 use std::time::Duration;
 
 use proto::telemetry::v1::{Device, LiveUpdate, NodeIdentity};
@@ -16,10 +15,9 @@ use tokio::time::timeout;
 use super::backoff::Bounds;
 use super::link::LinkState;
 use super::{Pace, UplinkConfig, run};
+use crate::attribution::fixtures;
 use crate::config;
-use crate::model::ids::{DeviceId, InstanceId};
-use crate::model::units::BootNs;
-use crate::model::usage::{Class, Record, Share, Tile};
+use crate::model::usage::{Class, Record, Share};
 use crate::spool::{Spool, SpoolHandle};
 use collector::Collector;
 
@@ -57,16 +55,8 @@ fn live_update(boot_ns: u64) -> LiveUpdate {
 
 /// One free nanosecond. It has no neighbour that the spool could merge it with.
 fn tile(number: u64) -> Record {
-    let start = BootNs(2 * number);
-    Record::Tile(Tile {
-        id: InstanceId { device: DeviceId("GPU-0".into()), mig: None },
-        start,
-        end: start + 1,
-        shares: BTreeMap::from([(Share::Free, 1)]),
-        classes: BTreeMap::from([(Class::Free, 1)]),
-        energy_mj: None,
-        memory: None,
-    })
+    let (shares, classes) = ([(Share::Free, 1)].into(), [(Class::Free, 1)].into());
+    Record::Tile(Box::new(fixtures::tile((2 * number, 2 * number + 1), shares, classes)))
 }
 
 // === impl Agent ===

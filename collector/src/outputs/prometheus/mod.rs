@@ -15,8 +15,10 @@ use proto::names;
 use proto::series;
 use proto::telemetry::v1::Class;
 
-use crate::ledger::totals::{InstanceSeries, Totals};
+use crate::ledger::amounts::EnergyAmounts;
+use crate::ledger::totals::{InstanceSeries, InstanceTotals, TenantSeries, Totals, UnownedSeries};
 use crate::model::ids::{NodeKey, TenantLabels};
+use crate::model::metering::EnergyMethod;
 use crate::model::record::CLASSES;
 use crate::state::fleet::{FleetSnapshot, Losses};
 use crate::state::node::{Node, Presence};
@@ -67,13 +69,6 @@ const CLASS_SECONDS: Family = Family::counter(
 .of(Subject::Instance)
 .by(&[Label::of("class", &CLASSES)])
 .absent("the instance was never in that class");
-const METERED_ENERGY: Family = Family::counter(
-    "gleaner_gpu_metered_energy_joules_total",
-    "Energy of the whole device while it was metered, from the ledger.",
-)
-.of(Subject::Instance)
-.absent(NOT_IN_LEDGER)
-.experimental();
 const MEMORY_INTEGRAL: Family = Family::counter(
     "gleaner_gpu_memory_byte_seconds_total",
     "Used memory of an instance integrated over time, from the ledger.",
@@ -110,7 +105,7 @@ const OFFERED: [Class; 5] =
 #[must_use]
 pub fn tables() -> Vec<Table> {
     let nodes = vec![NODE_INFO, NODE_UP, READING_AGE, SPOOL_RECORDS, CLASS_AGE, OFFERS_OPEN];
-    let ledger = vec![CLASS_SECONDS, METERED_ENERGY, MEMORY_INTEGRAL];
+    let ledger = vec![CLASS_SECONDS, MEMORY_INTEGRAL];
     vec![
         Table { name: "nodes", families: nodes },
         Table { name: "ledger", families: ledger },
@@ -179,12 +174,9 @@ pub fn write_totals(text: &mut Text, totals: &Totals) {
     );
     text.family(series::GPU_SECONDS);
     for (series, ns) in &totals.unowned {
-        let mut labels = names.instance(&series.instance).with("share", series.share.as_str());
-        if !series.reason.as_str().is_empty() {
-            labels.push("reason", series.reason.as_str());
-        }
-        text.seconds(&labels, *ns);
+        text.seconds(&unowned(series, &names), *ns);
     }
+    write_energy(text, totals, &names);
     write_instances(text, totals, &names);
     let tenants = totals.cuda.iter().map(|(it, sums)| (tenant(it), sums.totals()));
     series::write_tenants(text, &tenants.collect::<Vec<_>>());
@@ -243,17 +235,55 @@ fn write_instances(text: &mut Text, totals: &Totals, names: &Names<'_>) {
             }
         }
     }
-    text.family(METERED_ENERGY);
-    for (labels, totals) in &instances {
-        // Millijoules, by the same exact route as nanoseconds.
-        if let Some(mj) = totals.energy_mj {
-            text.seconds(labels, mj.saturating_mul(1_000_000));
-        }
-    }
     text.family(MEMORY_INTEGRAL);
     for (labels, totals) in &instances {
         text.count(labels, totals.memory_byte_seconds.map(saturating));
     }
+    let metered = instances.iter().map(|(labels, totals)| (labels.clone(), metered(totals)));
+    series::write_metered(text, &metered.collect::<Vec<_>>());
+}
+
+fn metered(totals: &InstanceTotals) -> series::Metered {
+    let classes = totals.class_mj.iter().flatten().zip(1_i32..);
+    let known = classes.filter(|(mj, _)| **mj > 0);
+    let class_energy = known.filter_map(|(mj, class)| Some((Class::try_from(class).ok()?, *mj)));
+    series::Metered {
+        energy: totals.energy_mj,
+        class_energy: class_energy.collect(),
+        sm: totals.sm_ns,
+        seen: totals.seen_ns,
+    }
+}
+
+/// By share, however active time was found: series of one share follow each other.
+fn write_energy(text: &mut Text, totals: &Totals, names: &Names<'_>) {
+    text.family(series::TENANT_ENERGY);
+    let series: Vec<_> = totals.tenant_energy.iter().collect();
+    let same = |a: &TenantSeries, b: &TenantSeries| a.labels == b.labels && a.share == b.share;
+    for run in series.chunk_by(|a, b| same(a.0, b.0)) {
+        let sum = run.iter().fold(EnergyAmounts::default(), |sum, it| sum.plus(it.1));
+        let labels = tenant(&run[0].0.labels).with("share", run[0].0.share.as_str());
+        write_methods(text, &labels, &sum);
+    }
+    text.family(series::UNOWNED_ENERGY);
+    for (series, energy) in &totals.unowned_energy {
+        write_methods(text, &unowned(series, names), energy);
+    }
+}
+
+/// A way in which nothing was cut has no series.
+fn write_methods(text: &mut Text, labels: &Labels, energy: &EnergyAmounts) {
+    for (method, mj) in EnergyMethod::ALL.into_iter().zip(energy.mj).filter(|it| it.1 > 0) {
+        text.joules(&labels.with("method", method.as_str()), mj);
+    }
+}
+
+fn unowned(series: &UnownedSeries, names: &Names<'_>) -> Labels {
+    let mut labels = names.instance(&series.instance).with("share", series.share.as_str());
+    if !series.reason.as_str().is_empty() {
+        labels.push("reason", series.reason.as_str());
+    }
+    labels
 }
 
 // === impl Names ===

@@ -12,6 +12,7 @@ use proto::telemetry::v1::{
 };
 
 use super::{write_fleet, write_offers, write_totals};
+use crate::ledger::amounts::EnergyAmounts;
 use crate::ledger::totals::{InstanceSeries, InstanceTotals, TenantSeries, Totals, UnownedSeries};
 use crate::model::cuda::CudaSums;
 use crate::model::ids::{InstanceId, NodeKey, TenantLabels};
@@ -118,6 +119,9 @@ fn totals() -> Totals {
     let nobody = |share, reason| UnownedSeries { instance: instance.clone(), share, reason };
     let mut class_ns = [0; CLASSES.len()];
     class_ns[1] = 1_000_000_001;
+    let mut class_mj = [0; CLASSES.len()];
+    (class_mj[1], class_mj[7]) = (1_503, 60_000);
+    let drawn = |mj| EnergyAmounts { known_ns: 1, mj };
     let mut cuda = CudaSums::default();
     (cuda.span_ns, cuda.watched_ns, cuda.memory_ns) = (20, 13, 20);
     for (value, counter) in (104_729..).zip(counters()) {
@@ -135,11 +139,27 @@ fn totals() -> Totals {
             (nobody(UnownedShare::Free, Reason::NONE), 1_000_000_001),
             (nobody(UnownedShare::Unobserved, Reason::MISSING), 5_000_000_000),
         ]),
+        tenant_energy: BTreeMap::from([
+            (tenant(TenantShare::Active, Some(Method::Exclusive)), drawn([40_000, 0, 0])),
+            (tenant(TenantShare::Active, Some(Method::Measured)), drawn([19_000, 7, 0])),
+            (tenant(TenantShare::HeldIdle, None), drawn([993, 0, 0])),
+        ]),
+        unowned_energy: BTreeMap::from([(
+            nobody(UnownedShare::Free, Reason::of_free("unconfigured")),
+            drawn([0, 0, 1_503]),
+        )]),
         cuda: BTreeMap::from([(labels.clone(), cuda), (quiet, CudaSums::default())]),
         cuda_devices: BTreeMap::from([(instance.clone(), device)]),
         instances: BTreeMap::from([(
             instance.clone(),
-            InstanceTotals { class_ns, energy_mj: Some(61_503), memory_byte_seconds: None },
+            InstanceTotals {
+                class_ns,
+                energy_mj: Some(61_503),
+                class_mj: Some(class_mj),
+                memory_byte_seconds: None,
+                sm_ns: Some((433_000_000, 1_000_000_000)),
+                seen_ns: Some((0, 1_000_000_001)),
+            },
         )]),
     }
 }

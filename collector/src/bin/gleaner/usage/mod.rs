@@ -3,20 +3,24 @@
 //! The table shows GPU-hours, rounded down; `--json` has every nanosecond, as strings, since readers of
 //! JSON round large integers.
 
+mod gpu_time;
+mod times;
+
 use std::io::Write;
 
 use collector::clock;
 use comfy_table::{CellAlignment, Table, presets};
 use proto::cuda::{self, Counts};
 use proto::telemetry::v1::{CudaCounter, CudaCounts};
-use proto::usage::v1::{GetUsageRequest, GetUsageResponse, Nanoseconds, TenantUsage};
+use proto::usage::v1::{Energy, GetUsageRequest, GetUsageResponse, Nanoseconds, TenantUsage};
 use serde_json::{Map, Value, json};
 
 use crate::connect::{ClientError, Collector};
+use crate::usage::gpu_time::{Clock, hours, ns, parts};
+use crate::usage::times::time;
 use crate::words;
 
-const NS_PER_HOUR: u128 = 3_600_000_000_000;
-const TIMES: &str = "2026-11-22, 2026-11-22T06:00, 36h, 7d, or Unix seconds";
+const MJ_PER_KWH: u128 = 3_600_000_000;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -66,6 +70,7 @@ fn people(usage: &GetUsageResponse, tenant: Option<&str>) -> String {
                 .to_owned(),
         };
     }
+    let clock = Clock::of(usage);
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header([
@@ -74,49 +79,64 @@ fn people(usage: &GetUsageResponse, tenant: Option<&str>) -> String {
         "HELD IDLE",
         "HELD UNKNOWN",
         "TOTAL",
+        "KWH",
         "LAUNCHES",
         "COPIED",
     ]);
     for it in &usage.tenants {
-        table.add_row(tenant_row(it));
+        table.add_row(tenant_row(clock, it));
     }
     for it in &usage.unowned {
         let name = match it.reason.as_str() {
             "" => format!("({})", it.share),
             reason => format!("({}: {reason})", it.share),
         };
-        let none = String::new;
-        table.add_row([name, none(), none(), none(), hours(ns(it.time)), none(), none()]);
+        let energy = energy(it.energy.as_ref(), ns(it.time));
+        table.add_row(sum_row(name, hours(clock.unowned(it)), energy));
     }
-    let total = sum(usage);
-    let none = String::new;
-    table.add_row(["= total".to_owned(), none(), none(), none(), hours(total), none(), none()]);
+    let (total, wall) = (clock.sum(usage), clock.wall(usage));
+    let drawn = energy(usage.energy.as_ref(), ns(usage.wall));
+    let drawn = if tenant.is_none() { drawn } else { String::new() };
+    table.add_row(sum_row("= total".to_owned(), hours(total), drawn));
     for column in table.column_iter_mut().skip(1) {
         column.set_cell_alignment(CellAlignment::Right);
     }
     let mut text = format!(
         "{table}\n\nGPU-hours, rounded down to a millionth; --json has every nanosecond.\n"
     );
+    text.push_str(clock.note());
+    if text.contains('≥') {
+        text.push_str(
+            "≥ the energy of a part of the time is not known: --json says of how much.\n",
+        );
+    }
     if usage.tenants.iter().any(is_sampled) {
         text.push_str("~ calls were not counted all the time: --json says for how long not.\n");
     }
     if tenant.is_none() {
-        text.push_str(&conservation(total, ns(usage.wall)));
+        text.push_str(&conservation(total, wall));
     }
     text
 }
 
-fn tenant_row(it: &TenantUsage) -> [String; 7] {
+fn tenant_row(clock: Clock, it: &TenantUsage) -> [String; 8] {
     let about = if is_sampled(it) { "~" } else { "" };
+    let [active, held_idle, held_unknown] = clock.shares(it);
     [
         it.tenant.clone(),
-        hours(ns(it.active)),
-        hours(ns(it.held_idle)),
-        hours(ns(it.held_unknown)),
-        hours(owned(it)),
+        hours(active),
+        hours(held_idle),
+        hours(held_unknown),
+        hours(active + held_idle + held_unknown),
+        energy(it.energy.as_ref(), owned(it)),
         it.launches.map_or_else(unknown, |count| format!("{about}{count}")),
         it.copied_bytes.map_or_else(unknown, |bytes| format!("{about}{}", words::bytes(bytes))),
     ]
+}
+
+fn sum_row(name: String, total: String, energy: String) -> [String; 8] {
+    let none = String::new;
+    [name, none(), none(), none(), total, energy, none(), none()]
 }
 
 /// Its counts are scaled, or too small.
@@ -129,13 +149,21 @@ fn unknown() -> String {
     "–".to_owned()
 }
 
+/// Kilowatt-hours of `time`, rounded down like hours.
+fn energy(energy: Option<&Energy>, time: u128) -> String {
+    let Some(energy) = energy else { return unknown() };
+    let about = if ns(energy.known) < time { "≥ " } else { "" };
+    let mj = u128::from(energy.millijoules);
+    format!("{about}{}.{:06}", mj / MJ_PER_KWH, mj % MJ_PER_KWH / (MJ_PER_KWH / 1_000_000))
+}
+
 fn conservation(total: u128, wall: u128) -> String {
     if total == wall {
         "The rows sum to the wall time of all instances, to the nanosecond.\n".to_owned()
     } else {
         format!(
-            "The rows sum to {total} ns and the wall time is {wall} ns: the ledger does not conserve. \
-             Please report this with the output of --json.\n"
+            "The rows sum to {total} and the wall time is {wall} 840ths of a nanosecond: the ledger \
+             does not conserve. Please report this with the output of --json.\n"
         )
     }
 }
@@ -154,18 +182,41 @@ fn program(usage: &GetUsageResponse) -> Value {
             "copied_bytes": it.copied_bytes.map(|it| it.to_string()),
             "cuda": it.cuda.as_ref().map(|cuda| counts(cuda, it.memory_known)),
             "cuda_sampled_ns": it.sampled.map(|it| ns(Some(it)).to_string()),
+            "energy": it.energy.as_ref().map(drawn),
+            "weighed": it.weighed.map(|it| json!({
+                "active_840ths_ns": parts(it.active).to_string(),
+                "held_idle_840ths_ns": parts(it.held_idle).to_string(),
+                "held_unknown_840ths_ns": parts(it.held_unknown).to_string(),
+            })),
         })
     };
-    let unowned = usage
-        .unowned
-        .iter()
-        .map(|it| json!({ "share": it.share, "reason": it.reason, "ns": exact(it.time) }));
+    let unowned = usage.unowned.iter().map(|it| {
+        json!({
+            "share": it.share,
+            "reason": it.reason,
+            "ns": exact(it.time),
+            "energy": it.energy.as_ref().map(drawn),
+            "weighed_840ths_ns": it.weighed.map(|it| parts(Some(it)).to_string()),
+        })
+    });
     json!({
         "ledger_id": hex::encode(&usage.ledger_id),
         "wall_ns": exact(usage.wall),
+        "wall_weighed_840ths_ns": usage.wall_weighed.map(|it| parts(Some(it)).to_string()),
         "sum_ns": sum(usage).to_string(),
+        "energy": usage.energy.as_ref().map(drawn),
         "tenants": usage.tenants.iter().map(tenant).collect::<Vec<_>>(),
         "unowned": unowned.collect::<Vec<_>>(),
+    })
+}
+
+fn drawn(energy: &Energy) -> Value {
+    let methods = energy.methods.iter();
+    let methods = methods.map(|it| (it.method.clone(), it.millijoules.to_string().into()));
+    json!({
+        "mj": energy.millijoules.to_string(),
+        "known_ns": ns(energy.known).to_string(),
+        "mj_by_method": methods.collect::<Map<_, Value>>(),
     })
 }
 
@@ -188,97 +239,17 @@ fn owned(it: &TenantUsage) -> u128 {
     ns(it.active) + ns(it.held_idle) + ns(it.held_unknown)
 }
 
-fn ns(it: Option<Nanoseconds>) -> u128 {
-    it.map_or(0, |it| u128::from(it.high) << 64 | u128::from(it.low))
-}
-
-fn hours(ns: u128) -> String {
-    format!("{}.{:06}", ns / NS_PER_HOUR, ns % NS_PER_HOUR / (NS_PER_HOUR / 1_000_000))
-}
-
-// === times ===
-
-fn time(option: &'static str, text: Option<&str>, now: i64) -> Result<Option<i64>, ClientError> {
-    let Some(text) = text else { return Ok(None) };
-    let wrong = || ClientError::Option { option, got: text.to_owned(), expected: TIMES };
-    parse_time(text, now).map(Some).ok_or_else(wrong)
-}
-
-fn parse_time(text: &str, now: i64) -> Option<i64> {
-    if let Some(hours) = text.strip_suffix('h') {
-        return now.checked_sub(hours.parse::<u32>().map(i64::from).ok()? * 3600);
-    }
-    if let Some(days) = text.strip_suffix('d') {
-        return now.checked_sub(days.parse::<u32>().map(i64::from).ok()? * 86_400);
-    }
-    if let Ok(seconds) = text.parse::<i64>() {
-        return Some(seconds);
-    }
-    let (date, time) = text.trim_end_matches('Z').split_once(['T', ' ']).unwrap_or((text, "00:00"));
-    Some(days_from_date(date)? * 86_400 + seconds_of_day(time)?)
-}
-
-fn days_from_date(date: &str) -> Option<i64> {
-    let [year, month, day] = numbers(date, '-')?;
-    if !(1970..=9999).contains(&year) || !(1..=12).contains(&month) {
-        return None;
-    }
-    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-    let lengths = [31, if leap { 29 } else { 28 }, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31];
-    let before = usize::try_from(month - 1).ok()?;
-    if !(1..=lengths[before]).contains(&day) {
-        return None;
-    }
-    let whole = year - 1;
-    let leap_days = whole / 4 - whole / 100 + whole / 400 - (1969 / 4 - 1969 / 100 + 1969 / 400);
-    Some((year - 1970) * 365 + leap_days + lengths[..before].iter().sum::<i64>() + day - 1)
-}
-
-fn seconds_of_day(time: &str) -> Option<i64> {
-    let [hour, minute, second] = match numbers::<2>(time, ':') {
-        Some([hour, minute]) => [hour, minute, 0],
-        None => numbers(time, ':')?,
-    };
-    let fits = (0..24).contains(&hour) && (0..60).contains(&minute) && (0..60).contains(&second);
-    fits.then_some(hour * 3600 + minute * 60 + second)
-}
-
-fn numbers<const N: usize>(text: &str, separator: char) -> Option<[i64; N]> {
-    let parts: Option<Vec<i64>> = text.split(separator).map(|it| it.parse().ok()).collect();
-    parts?.try_into().ok()
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{NS_PER_HOUR, hours, parse_time, people, program};
+    use super::{people, program};
     use proto::cuda::Counts;
     use proto::telemetry::v1::CudaCounter;
-    use proto::usage::v1::{GetUsageResponse, MethodUsage, Nanoseconds, TenantUsage, UnownedUsage};
+    use proto::usage::v1::{
+        Energy, GetUsageResponse, MethodEnergy, MethodUsage, Nanoseconds, TenantUsage,
+        UnownedUsage, WeighedShares, WeighedTime,
+    };
 
-    fn check(text: &str, expected: Option<i64>) {
-        assert_eq!(parse_time(text, 1_000_000), expected, "{text}");
-    }
-
-    #[test]
-    fn times_are_utc() {
-        check("1970-01-01", Some(0));
-        check("1970-01-02T01:02:03Z", Some(86_400 + 3_723));
-        check("2000-02-29", Some(951_782_400));
-        check("2026-11-22T06:00", Some(1_795_327_200));
-        check("2026-11-22 06:00", Some(1_795_327_200));
-        check("1795327200", Some(1_795_327_200));
-        check("2h", Some(992_800));
-        check("1d", Some(913_600));
-        for wrong in ["", "yesterday", "2026-02-29", "2026-13-01", "2026-11-22T24:00", "-2h", "h"] {
-            check(wrong, None);
-        }
-    }
-
-    #[test]
-    fn hours_are_never_rounded_up() {
-        assert_eq!(hours(NS_PER_HOUR - 1), "0.999999");
-        assert_eq!(hours(123 * NS_PER_HOUR), "123.000000");
-    }
+    const HOUR_NS: u64 = 3_600_000_000_000;
 
     fn usage(wall: u64) -> GetUsageResponse {
         let ns = |low| Some(Nanoseconds { high: 0, low });
@@ -298,18 +269,83 @@ mod tests {
             cuda: Some(launched.message()),
             memory_known: false,
             sampled: ns(0),
+            energy: None,
+            weighed: None,
         };
         let free = UnownedUsage {
             share: "unobserved".to_owned(),
             reason: "agent_down".to_owned(),
             time: ns(2),
+            energy: None,
+            weighed: None,
         };
         GetUsageResponse {
             tenants: vec![tenant],
             unowned: vec![free],
             wall: Some(Nanoseconds { high: 1, low: wall }),
             ledger_id: vec![0xab],
+            wall_weighed: None,
+            energy: None,
         }
+    }
+
+    /// An hour of 1 of 7 slices and of what nobody configured, of which half drew energy.
+    fn mig() -> GetUsageResponse {
+        let hour = HOUR_NS;
+        let ns = |low| Some(Nanoseconds { high: 0, low });
+        let weighed = |low| Some(WeighedTime { high: 0, low });
+        let drawn = |millijoules, known| {
+            let method = MethodEnergy { method: "slices".to_owned(), millijoules };
+            Some(Energy { millijoules, known: ns(known), methods: vec![method] })
+        };
+        let tenant = TenantUsage {
+            tenant: "ml".to_owned(),
+            active: ns(hour),
+            weighed: Some(WeighedShares {
+                active: weighed(120 * hour),
+                ..WeighedShares::default()
+            }),
+            energy: drawn(3_600_000_000, hour),
+            ..TenantUsage::default()
+        };
+        let free = UnownedUsage {
+            share: "free".to_owned(),
+            reason: "unconfigured".to_owned(),
+            time: ns(hour),
+            energy: drawn(7_200_000, hour / 2),
+            weighed: weighed(720 * hour),
+        };
+        GetUsageResponse {
+            tenants: vec![tenant],
+            unowned: vec![free],
+            wall: ns(2 * hour),
+            wall_weighed: weighed(840 * hour),
+            ..GetUsageResponse::default()
+        }
+    }
+
+    #[test]
+    fn instances_count_by_their_slices_where_all_sizes_are_known() {
+        let text = people(&mig(), None);
+        assert!(text.contains("(free: unconfigured)") && text.contains("0.857142"), "{text}");
+        assert!(text.contains("0.142857") && text.contains("sum to the wall time"), "{text}");
+        assert!(text.contains(" 1.000000") && !text.contains("whole GPU"), "{text}");
+
+        let mut unknown = mig();
+        unknown.tenants[0].weighed = None;
+        let text = people(&unknown, None);
+        assert!(text.contains("Each MIG instance counts as a whole GPU"), "{text}");
+        assert!(text.contains("2.000000") && text.contains("sum to the wall time"), "{text}");
+    }
+
+    #[test]
+    fn energy_that_is_known_in_part_is_marked() {
+        let text = people(&mig(), None);
+        assert!(text.contains("≥ 0.002000") && text.contains("energy of a part"), "{text}");
+        let value = program(&mig());
+        assert_eq!(value["tenants"][0]["energy"]["mj_by_method"]["slices"], "3600000000");
+        assert_eq!(value["unowned"][0]["weighed_840ths_ns"], (720 * HOUR_NS).to_string());
+        assert!(program(&usage(10))["tenants"][0]["energy"].is_null());
     }
 
     #[test]
