@@ -1,6 +1,6 @@
 //! Which physical device a process means. Pure.
 
-use crate::model::ids::{DeviceId, ProcessId};
+use crate::model::ids::{DeviceId, InstanceId, ProcessId};
 use crate::model::readings::{CudaDevice, Readings};
 
 /// Where a process was listed in its life.
@@ -16,12 +16,21 @@ pub(super) enum Devices {
 /// device has it: an ordinal means something inside the process only.
 pub(super) fn named(device: &CudaDevice, readings: &Readings) -> Option<DeviceId> {
     let uuid = text(&device.uuid?);
-    let is_it = |name: &str| name.get(4..).is_some_and(|it| it.eq_ignore_ascii_case(&uuid));
     let found = readings.nvml.devices.iter().find(|(id, reading)| {
         let migs = reading.instances.iter().filter_map(|it| it.id.mig.as_deref());
-        is_it(&id.0) || migs.into_iter().any(is_it)
+        is_it(&id.0, &uuid) || migs.into_iter().any(|it| is_it(it, &uuid))
     });
     found.map(|(id, _)| id.clone())
+}
+
+/// Whether a process named this very instance; likewise.
+pub(super) fn names(device: CudaDevice, id: &InstanceId) -> bool {
+    let name = id.mig.as_ref().unwrap_or(&id.device.0);
+    device.uuid.is_some_and(|it| is_it(name, &text(&it)))
+}
+
+fn is_it(name: &str, uuid: &str) -> bool {
+    name.get(4..).is_some_and(|it| it.eq_ignore_ascii_case(uuid))
 }
 
 /// Every process with a device that the driver lists it on; once for each.

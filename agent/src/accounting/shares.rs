@@ -1,13 +1,15 @@
 //! Whose the time of one watched span is.
 //!
 //! Active time goes to everyone who was listed at either end, because a process may start or end
-//! inside the span; idle time goes to those who were there at the start.
+//! inside the span, and to those who came and went in between, where the kernel counted their
+//! launches; idle time goes to those who were there at the start.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::accounting::Span;
+use crate::accounting::{Span, devices};
 use crate::attribution::{launches_between, total};
 use crate::model::ids::{Holder, ProcessId};
+use crate::model::readings::CudaProcess;
 use crate::model::units::split;
 use crate::model::usage::{Method, Reason, Share};
 
@@ -21,7 +23,8 @@ struct Party {
     present: bool,
     /// SM weight of each process that is listed at the end.
     samples: BTreeMap<Option<ProcessId>, Option<u64>>,
-    /// Launches of all of them in the span; `None` when those of any are not known.
+    /// Launches in the span of all of them, and of those who came and went; `None` when those of any
+    /// are not known.
     launches: Option<u64>,
 }
 
@@ -145,7 +148,35 @@ fn parties(span: &Span<'_>) -> BTreeMap<Option<Holder>, Party> {
     for party in parties.values_mut() {
         party.launches = total(party.processes.iter().map(|it| launches(span, *it)));
     }
+    add_visitors(span, &mut parties);
     parties
+}
+
+/// Who launched here and is listed at neither end. Where the launches of anybody else are not known,
+/// nothing says how much of the time was theirs.
+fn add_visitors(span: &Span<'_>, parties: &mut BTreeMap<Option<Holder>, Party>) {
+    if parties.values().any(|it| it.launches.is_none()) {
+        return;
+    }
+    let listed: BTreeSet<ProcessId> =
+        parties.values().flat_map(|it| &it.processes).copied().flatten().collect();
+    for (id, program) in &span.next.readings.cuda.processes {
+        if listed.contains(id) || !is_here(span, program) {
+            continue;
+        }
+        if let Some(launches) = launches(span, Some(*id)).filter(|it| *it > 0) {
+            let party = parties.entry(holder_of(span, Some(*id))).or_default();
+            party.launches = Some(party.launches.unwrap_or(0).saturating_add(launches));
+        }
+    }
+}
+
+/// Whether a program works on the instance: it named it, or it named none and there is no other.
+fn is_here(span: &Span<'_>, program: &CudaProcess) -> bool {
+    let devices = span.next.readings.nvml.devices.values();
+    let only = devices.map(|it| it.instances.len()).sum::<usize>() == 1;
+    let named = program.home.filter(|it| it.uuid.is_some());
+    named.map_or(only, |it| devices::names(it, &span.next.instance.id))
 }
 
 /// By either tick: a process is often resolved only at one of them.
@@ -162,9 +193,10 @@ fn launches(span: &Span<'_>, process: Option<ProcessId>) -> Option<u64> {
 // === impl Party ===
 
 impl Party {
-    /// SM samples of the span; `None` when those of any process are missing, also because it ended.
+    /// SM samples of the span; `None` when those of any process are missing, also because it ended or
+    /// was never listed.
     fn sm_weight(&self) -> Option<u64> {
-        let complete = self.samples.len() == self.processes.len();
+        let complete = self.samples.len() == self.processes.len() && !self.samples.is_empty();
         total(self.samples.values().copied()).filter(|_| complete)
     }
 }

@@ -166,6 +166,68 @@ fn launches_of_a_process_that_exited_still_weigh() {
     );
 }
 
+/// A process of `unit-TGID` that launched and exited between two ticks, never listed.
+fn visit(readings: &mut Readings, tgid: u32, launches: u64) {
+    fixtures::trace(readings, tgid, launches);
+    let holder = fixtures::holder(&format!("unit-{tgid}"));
+    readings.holders.insert(fixtures::process(tgid), holder);
+    readings.cuda.processes.get_mut(&fixtures::process(tgid)).unwrap().exited = true;
+}
+
+#[test]
+fn who_came_and_went_between_two_ticks_has_its_part() {
+    check(
+        &nothing,
+        &|it| {
+            visit(it, 12, 7);
+            fixtures::busy(it, 0, 30);
+        },
+        &[(active("unit-12", Method::Exclusive), 300), (Share::Free, 700)],
+    );
+    let beside = |it: &mut Readings, launches| {
+        fixtures::hold(it, 0, 10, Some(1));
+        fixtures::trace(it, 10, launches);
+    };
+    check(
+        &|it| beside(it, 5),
+        &|it| {
+            beside(it, 8);
+            fixtures::sm(it, 0, 10, 40);
+            visit(it, 12, 1);
+            fixtures::busy(it, 0, 40);
+        },
+        &[
+            (active("unit-10", Method::LaunchWeighted), 300),
+            (active("unit-12", Method::LaunchWeighted), 100),
+            (held("unit-10"), 600),
+        ],
+    );
+    // Nothing tells its part from that of one whose launches are not known.
+    check(
+        &|it| fixtures::hold(it, 0, 10, Some(1)),
+        &|it| {
+            fixtures::hold(it, 0, 10, Some(1));
+            visit(it, 12, 1);
+            fixtures::busy(it, 0, 40);
+        },
+        &[(active("unit-10", Method::Exclusive), 400), (held("unit-10"), 600)],
+    );
+    // It launched nothing.
+    check(&nothing, &|it| visit(it, 12, 0), &[(Share::Free, 1_000)]);
+}
+
+#[test]
+fn a_visitor_of_another_device_has_no_part_of_this_one() {
+    let [mut before, mut after] = [1_000, 2_000].map(|at| fixtures::readings(at, 2));
+    fixtures::busy(&mut before, 0, 30);
+    fixtures::busy(&mut after, 0, 30);
+    visit(&mut after, 12, 7);
+    let previous = observe(None, before);
+    let next = observe(Some(&previous), after);
+    let nobodys = Share::Unattributed(Reason::NoHolder);
+    assert!(slice(&previous, &next)[0].shares.contains_key(&nobodys), "its device is not known");
+}
+
 #[test]
 fn what_could_not_be_resolved_is_nobodys() {
     let stranger = |it: &mut Readings| {
