@@ -178,6 +178,7 @@ mod tests {
     use crate::classify::Policy;
     use crate::config::Allocations;
     use crate::model::ids::InstanceId;
+    use crate::model::metering::Slices;
     use crate::model::readings::Readings;
     use crate::model::units::BootNs;
     use crate::model::usage::{Class, Reason, Record, Share, Tile};
@@ -262,6 +263,22 @@ mod tests {
         let unwatched: u64 = tiles(&records).iter().filter_map(|it| it.shares.get(&down)).sum();
         assert_eq!(unwatched, 20 * SECOND);
         assert_eq!(tiles(&records)[0].start, BootNs(0));
+    }
+
+    #[test]
+    fn a_gap_is_as_large_as_its_instance() {
+        let part = |name: &str| InstanceId { mig: Some(name.into()), ..fixtures::id(0) };
+        let parts = [part("MIG-0"), part("unconfigured")];
+        let mut pipeline = started_again(parts.clone().map(|it| (it, BootNs(0))).into());
+        let mut reading = second(20);
+        fixtures::cut(&mut reading, 0, &["3g.40gb"]);
+        let mut records = pipeline.step(reading);
+        records.extend(pipeline.finish(BootNs(20 * SECOND)));
+        let gaps = tiles(&records).into_iter().map(|it| (it.id.clone(), it.span(), it.slices));
+        let size = |instance| Some(Slices { instance, device: 7 });
+        let [first, rest] = parts;
+        let expected = [(first, 20 * SECOND, size(3)), (rest, 20 * SECOND, size(4))];
+        assert_eq!(gaps.collect::<Vec<_>>(), expected);
     }
 
     #[test]
