@@ -85,9 +85,9 @@ fn add_apart<C: EbpfContext>(ctx: &C, row: *mut Row, device: u32, counter: u64, 
         loss::count(ctx, Loss::Contexts, key.tgid);
         return;
     };
-    if counter < agent_ebpf::COUNTERS as u64 {
+    if let Some(index) = rows::index_of(counter as usize) {
         // SAFETY: `part` is a map value, and the index was checked.
-        let count = unsafe { (&raw mut (*part).counts).cast::<u64>().add(counter as usize) };
+        let count = unsafe { (&raw mut (*part).counts).cast::<u64>().add(index) };
         // SAFETY: map values are aligned to 8 bytes and outlive the program's run.
         unsafe { atomic::add(count, amount) };
     }

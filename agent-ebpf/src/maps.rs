@@ -64,8 +64,8 @@ pub(crate) static DEVICES: HashMap<DeviceKey, Part> = HashMap::with_max_entries(
 #[map]
 pub(crate) static UUIDS: HashMap<DeviceKey, [u8; 16]> = HashMap::with_max_entries(32_768, 0);
 
-/// Processes of which a thread is ending the span of pending work. Full: the span goes on, which
-/// keeps the bound true.
+/// Processes of which a thread is ending the span of pending work, or the last thread the account.
+/// Full: the span goes on, which keeps the bound true; an account is ended all the same.
 #[map]
 pub(crate) static CLOSING: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
 

@@ -1,5 +1,7 @@
 //! The rows of `COUNTERS` from birth to retirement, and the records that tell user space about them.
 
+use core::arch::asm;
+
 use agent_ebpf::keys::ContextKey;
 use agent_ebpf::{COUNTERS as COUNTS, Counter, Event, Loss, Record, Row, flag};
 use aya_ebpf::EbpfContext;
@@ -8,7 +10,7 @@ use aya_ebpf::helpers::generated::bpf_get_current_cgroup_id;
 use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::maps::Array;
 
-use crate::maps::{CONTEXTS, COUNTERS, EVENTS, OVERFLOW, RETIRED, TRACKED, ZERO};
+use crate::maps::{CLOSING, CONTEXTS, COUNTERS, EVENTS, OVERFLOW, RETIRED, TRACKED, ZERO};
 use crate::{atomic, cgroups, loss, spans, task};
 
 /// Where the calling process counts: its own row, made on its first call, or the overflow row.
@@ -52,13 +54,26 @@ pub(crate) fn current_tgid() -> u32 {
 /// Adds to one counter. A plain atomic add: nobody orders anything by it.
 #[inline(always)]
 pub(crate) fn add(row: *mut Row, counter: usize, amount: u64) {
-    if counter < COUNTS {
+    if let Some(index) = index_of(counter) {
         // SAFETY: `row` is a map value, and the index was checked.
-        let count = unsafe { (&raw mut (*row).counts).cast::<u64>().add(counter) };
+        let count = unsafe { (&raw mut (*row).counts).cast::<u64>().add(index) };
         // SAFETY: map values are aligned to 8 bytes and outlive the program's run.
         unsafe { atomic::add(count, amount) };
     }
 }
+
+/// The index of a counter, checked so that the verifiers of old kernels see it too. Left alone, the
+/// compiler checks a number and adds to it later, or adds first and checks what it was before: of the
+/// sum they then know nothing, and refuse the program.
+#[inline(always)]
+pub(crate) fn index_of(counter: usize) -> Option<usize> {
+    let mut index = counter;
+    // SAFETY: it changes nothing but the register.
+    unsafe { asm!("{0} &= 63", inout(reg) index, options(pure, nomem, nostack)) };
+    if index < COUNTS { Some(index) } else { None }
+}
+
+const _: () = assert!(COUNTS <= 64);
 
 #[inline(always)]
 pub(crate) fn count(row: *const Row, counter: Counter) -> u64 {
@@ -128,10 +143,34 @@ pub(crate) fn announce<C: EbpfContext>(ctx: &C, event: Event, tgid: u32) -> bool
     true
 }
 
-/// Takes the row of a process that will make no further call out of the kernel. Where the ring is
-/// full it stays, marked dead.
-#[inline(never)]
+/// Takes the row of a process that will make no further call out of the kernel. Two threads that end
+/// at once both find that no other is left: one of them does it.
+#[inline(always)]
 pub(crate) fn retire<C: EbpfContext>(ctx: &C, tgid: u32) {
+    let is_mine = CLOSING.insert(tgid, 0, u64::from(BPF_NOEXIST)).is_ok();
+    if !is_mine && CLOSING.get_ptr(tgid).is_some() {
+        return;
+    }
+    if is_left(tgid) {
+        retire_one(ctx, tgid);
+    }
+    if is_mine {
+        let _ = CLOSING.remove(tgid);
+    }
+}
+
+/// Whether the end of a process is still to be told.
+#[inline(always)]
+fn is_left(tgid: u32) -> bool {
+    match COUNTERS.get_ptr(tgid) {
+        Some(row) => !has(row, flag::DEAD),
+        None => TRACKED.get_ptr(tgid).is_some(),
+    }
+}
+
+/// Where the ring is full the row stays, marked dead.
+#[inline(never)]
+fn retire_one<C: EbpfContext>(ctx: &C, tgid: u32) {
     finish(tgid);
     if announce(ctx, Event::Exited, tgid) {
         forget(tgid);

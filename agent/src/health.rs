@@ -78,6 +78,9 @@ fn hooks(tracing: &Tracing) -> String {
             if costs.measured { "measured here" } else { "assumed, it could not be measured" }
         );
     }
+    if let Some(what) = tracing.kernel_lacks {
+        text += &format!("; {what}");
+    }
     for what in tracing.kept_bounds.iter().chain(&tracing.memory_held_back) {
         text += &format!("; {what}");
     }
@@ -167,5 +170,7 @@ mod tests {
         check(lost, (State::Active, &text));
         let held = |it: &mut Tracing| it.memory_held_back = vec!["no memory".to_owned()];
         check(held, (State::Active, &format!("{hooks}; no memory")));
+        let old = |it: &mut Tracing| it.kernel_lacks = Some("an old kernel");
+        check(old, (State::Active, &format!("{hooks}; an old kernel")));
     }
 }

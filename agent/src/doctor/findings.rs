@@ -27,6 +27,9 @@ pub(super) fn of_tracing(tracing: &Tracing, libraries: &[Library]) -> Vec<Findin
              when it has ended",
         )
     }));
+    if let Some(what) = tracing.kernel_lacks {
+        findings.push(Finding::new(what, "run Linux 6.6 or later where that matters"));
+    }
     if let Some(sampling) = &tracing.sampling {
         findings.push(Finding::new(
             format!(
@@ -108,6 +111,8 @@ mod tests {
         check(&fine, library(0, 0, Some("is empty")), &["/libcuda.so.1 is not traced: is empty"]);
         let held = Tracing { memory_held_back: vec!["text changed".to_owned()], ..fine };
         check(&held, library(8, 0, None), &["memory calls are not counted: text changed"]);
+        let old = Tracing { kernel_lacks: Some("an old kernel"), ..Tracing::default() };
+        check(&old, library(8, 0, None), &["an old kernel"]);
         let sampling = Sampling { factor: 2.5, reason: "busy".to_owned() };
         let sampled = Tracing { sampling: Some(sampling), ..Tracing::default() };
         check(&sampled, library(8, 0, None), &["scaled by 2.50: busy"]);

@@ -214,6 +214,8 @@ pub struct Tracing {
     pub unpinned: Option<String>,
     /// Why the kernel does not hold as much as is configured.
     pub kept_bounds: Option<String>,
+    /// What this kernel does not offer, and what that costs, for people.
+    pub kernel_lacks: Option<&'static str>,
     /// What a hit costs the process that makes it; `None` where nothing is traced.
     pub hit_costs: Option<HitCosts>,
 }

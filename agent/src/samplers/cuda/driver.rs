@@ -27,7 +27,7 @@ use super::governor::calibration;
 use super::governor::cost::ASSUMED;
 use super::governor::driver::Hands;
 use super::governor::gates::Gates;
-use super::hooks::{Group, Kind};
+use super::hooks::{Group, HOOKS, Kind};
 use super::library::driver::LibraryFile;
 use super::log::Bridge;
 use super::pins::driver::{Link, PinError, Pins};
@@ -238,13 +238,16 @@ impl Kernel {
         let build = build();
         let multi = load_multi(&ebpf).map(Arc::new);
         if multi.is_none() && pins.is_ok() {
-            pins = Err("links to single places are not pinned".to_owned());
+            pins = Err("hooks cannot be pinned before Linux 6.6".to_owned());
             (ebpf, _) = load_object(&offsets, bounds, &mut pins)?;
         }
         // Before the maps are taken out: a program is loaded on top of all of them.
         let life = hook_life(&mut ebpf, &mut pins, build)?;
         if multi.is_none() {
             load_singles(&mut ebpf)?;
+            if let Err(error) = bpf::raise_file_limit() {
+                tracing::debug!("hooks of a few libraries only will find room: {error}");
+            }
         }
         let logs = EbpfLogger::init_with_logger(&mut ebpf, Bridge)
             .map_err(|_not_a_ring| KernelError::NoMap("AYA_LOGS"))?;
@@ -282,6 +285,11 @@ impl Kernel {
     /// Why nothing outlives this agent; `None` = hooks and counts do.
     pub(crate) fn unpinned(&self) -> Option<&str> {
         self.pins.as_ref().err().map(String::as_str)
+    }
+
+    /// Whether hooks come and go one by one, as on kernels before 6.6.
+    pub(crate) fn is_one_by_one(&self) -> bool {
+        self.multi.is_none()
     }
 
     /// Names the maps that count.
@@ -634,7 +642,7 @@ fn is_at(link: BorrowedFd<'_>, places: &Places, moment: Moment) -> bool {
     }
 }
 
-/// A kernel that cannot do it refuses to load: then every place gets a link of its own.
+/// Where the kernel cannot do it, every place gets a link of its own.
 fn load_multi(ebpf: &Ebpf) -> Option<Programs> {
     let maps = ebpf.maps().filter_map(|(name, map)| Some((name, descriptor(map)?)));
     match Programs::load(OBJECT, maps) {
@@ -646,8 +654,11 @@ fn load_multi(ebpf: &Ebpf) -> Option<Programs> {
     }
 }
 
+/// The programs of hooks that are always wanted; the others when one is. What they serve is rare, and
+/// some of them take a kernel seconds to verify.
 fn load_singles(ebpf: &mut Ebpf) -> Result<(), KernelError> {
-    for kind in Kind::ALL {
+    let is_needed = |it: &Kind| HOOKS.iter().any(|hook| hook.kind == *it && hook.extra.is_none());
+    for kind in Kind::ALL.into_iter().filter(is_needed) {
         for name in std::iter::once(kind.entry_program()).chain(kind.return_program()) {
             uprobe(ebpf, name)?.load()?;
         }
@@ -754,6 +765,9 @@ fn attach_singles(
             let location = UProbeAttachLocation::AbsoluteOffset(point.offset);
             let place = UProbeAttachPoint { location, cookie: Some(point.hook.cookie.0) };
             let program = uprobe(ebpf, name)?;
+            if program.fd().is_err() {
+                program.load()?;
+            }
             let link = program.attach(place, path, UProbeScope::AllProcesses)?;
             links.push(program.take_link(link)?);
         }

@@ -445,6 +445,7 @@ impl Running {
             memory_held_back: libraries.memory_held_back(),
             unpinned: self.kernel.unpinned().map(str::to_owned),
             kept_bounds: self.kernel.kept_bounds().map(reason::of_kept),
+            kernel_lacks: self.kernel.is_one_by_one().then_some(reason::ONE_BY_ONE),
         }
     }
 

@@ -67,6 +67,30 @@ pub fn link_multi(
     unsafe { create(bpf_cmd::BPF_LINK_CREATE, &mut attribute) }
 }
 
+/// Whether this kernel has such links: it then complains of what the link should attach to, which is a
+/// folder. Older kernels load the programs all the same.
+pub(crate) fn has_multi(program: BorrowedFd<'_>) -> bool {
+    let places = Places { offsets: vec![1], cookies: vec![0] };
+    link_multi(program, c"/", &places, Moment::Entry)
+        .is_err_and(|it| it.raw_os_error() == Some(libc::EBADF))
+}
+
+/// Lets this process open as many files as it may. A hook that is attached for itself takes two, which
+/// for a few libraries are more than the 1,024 that programs begin with.
+pub(crate) fn raise_file_limit() -> io::Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the kernel writes to the structure, which outlives the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    limit.rlim_cur = limit.rlim_max;
+    // SAFETY: it reads the structure, which outlives the call.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) } != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Attaches to a raw tracepoint. The link ends as that of `link_multi` does.
 pub(crate) fn link_tracepoint(program: BorrowedFd<'_>, name: &CStr) -> io::Result<OwnedFd> {
     let mut attribute = RawTracepointOpen {

@@ -19,6 +19,8 @@ pub(crate) enum MultiError {
     Relocate(#[from] EbpfRelocationError),
     #[error("cannot load the eBPF program {name}: {source}")]
     Load { name: String, source: io::Error },
+    #[error("this kernel has no links to many places (uprobe_multi, Linux 6.6)")]
+    Unsupported,
     #[error("the eBPF object has no program {0}")]
     NoProgram(&'static str),
     #[error("cannot attach the eBPF program {name}: {source}")]
@@ -53,6 +55,10 @@ impl Programs {
             let function = &object.functions[&program.function_key()];
             let loaded = driver::load_multi(name, &function.instructions, &program.license)
                 .map_err(|source| MultiError::Load { name: name.clone(), source })?;
+            // After the first: to load all takes a while.
+            if by_name.is_empty() && !driver::has_multi(loaded.as_fd()) {
+                return Err(MultiError::Unsupported);
+            }
             by_name.insert(name.clone(), loaded);
         }
         Ok(Self { by_name })
