@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tests::artefacts::Build;
 use tests::collector::Collector;
+use tests::counted::work_equals;
 use tests::node::Setup;
 use tests::program::run;
 use tests::scrape::Scrape;
-use tests::tenant::Truth;
 use tests::usage::conserved_wall;
 use tests::wait::{check, eventually, now};
 
@@ -16,37 +16,6 @@ const SOON: Duration = Duration::from_secs(15);
 const LAUNCHES: &str = "gleaner_tenant_cuda_launches_total";
 const TENANT_SECONDS: &str = "gleaner_tenant_gpu_seconds_total";
 const GPU_SECONDS: &str = "gleaner_gpu_seconds_total";
-
-/// The counts of one tenant against what its workload says.
-fn counts_equal(scrape: &Scrape, tenant: &str, truth: &Truth) -> Result<(), String> {
-    let kinds = [
-        ("kernel", truth.kernels()),
-        ("cooperative", truth.of("cuLaunchCooperativeKernel").calls),
-        ("graph", truth.of("cuGraphLaunch").calls),
-    ];
-    for (kind, expected) in kinds {
-        scrape.counts(LAUNCHES, &[("tenant", tenant), ("kind", kind)], expected)?;
-    }
-    let waits = "gleaner_tenant_cuda_synchronizations_total";
-    scrape.counts(waits, &[("tenant", tenant)], truth.synchronizations())?;
-    let sampled = "gleaner_tenant_cuda_sampled_seconds_total";
-    let sampled = scrape.nanoseconds(sampled, &[("tenant", tenant)]);
-    check(sampled == Some(0), || format!("not exact for {sampled:?} ns"))?;
-    let directions = [
-        ("host_to_device", ["cuMemcpyHtoD_v2", "cuMemcpyHtoDAsync_v2"]),
-        ("device_to_host", ["cuMemcpyDtoH_v2", "cuMemcpyDtoHAsync_v2"]),
-        ("device_to_device", ["cuMemcpyDtoD_v2", "cuMemcpyDtoDAsync_v2"]),
-        ("unknown", ["cuMemcpy", "cuMemcpyAsync"]),
-        ("peer", ["cuMemcpyPeer", "cuMemcpyPeerAsync"]),
-    ];
-    for (direction, symbols) in directions {
-        let labels = [("tenant", tenant), ("direction", direction)];
-        let [a, b] = symbols.map(|it| truth.of(it));
-        scrape.counts("gleaner_tenant_cuda_copies_total", &labels, a.calls + b.calls)?;
-        scrape.counts("gleaner_tenant_cuda_copied_bytes_total", &labels, a.bytes + b.bytes)?;
-    }
-    Ok(())
-}
 
 #[test]
 fn every_call_is_counted_once_on_agent_and_collector() {
@@ -58,8 +27,8 @@ fn every_call_is_counted_once_on_agent_and_collector() {
     let (plain, variants) = (plain.finish(), variants.finish());
     assert_eq!(variants.launches(), 120);
     for (tenant, truth) in [("plain", &plain), ("variants", &variants)] {
-        node.until(SOON, "the agent has every call", |it| counts_equal(it, tenant, truth));
-        collector.until(SOON, "the collector has every call", |it| counts_equal(it, tenant, truth));
+        node.until(SOON, "the agent has every call", |it| work_equals(it, tenant, truth));
+        collector.until(SOON, "the collector has every call", |it| work_equals(it, tenant, truth));
     }
 }
 
@@ -68,7 +37,7 @@ fn every_build_of_the_driver_is_counted() {
     for (build, offset) in [(Build::Cmp, 10), (Build::Push, 0), (Build::Endbr64, 4)] {
         let node = Setup::gpus(1).with(|it| it.build = Some(build)).start();
         let truth = node.tenant("t", &["--rounds=20"]).finish();
-        node.until(SOON, "the agent has every call", |it| counts_equal(it, "t", &truth));
+        node.until(SOON, "the agent has every call", |it| work_equals(it, "t", &truth));
         let status = node.status();
         let hooks = status["libraries"][0]["hooks"].as_array().unwrap();
         let launch = hooks.iter().find(|it| it["symbol"] == "cuLaunchKernel").unwrap();

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use tests::collector::Collector;
+use tests::counted::memory_equals;
 use tests::node::Setup;
 use tests::program::run;
 use tests::prometheus::promtool_findings;
 use tests::scrape::Scrape;
-use tests::tenant::Truth;
 use tests::wait::check;
 
 const SOON: Duration = Duration::from_secs(20);
@@ -38,59 +38,13 @@ fn scaled_counts_are_marked_from_agent_to_client() {
     assert!(usage.output.contains(" ~"), "{}", usage.output);
 }
 
-/// Functions of the driver that allocate memory of a kind.
-const ALLOCATING: [(&str, &[&str]); 5] = [
-    ("device", &["cuMemAlloc_v2", "cuMemAllocPitch_v2"]),
-    ("managed", &["cuMemAllocManaged"]),
-    ("virtual", &["cuMemCreate"]),
-    ("stream_ordered", &["cuMemAllocAsync", "cuMemAllocFromPoolAsync"]),
-    ("host", &["cuMemAllocHost_v2", "cuMemHostAlloc", "cuMemHostRegister_v2"]),
-];
-
-/// Calls and bytes of several functions.
-fn sum(truth: &Truth, symbols: &[&str]) -> (u64, u64) {
-    let counted = symbols.iter().map(|it| truth.of(it));
-    counted.fold((0, 0), |(calls, bytes), it| (calls + it.calls, bytes + it.bytes))
-}
-
-fn memory_equals(scrape: &Scrape, truth: &Truth) -> Result<(), String> {
-    let counts = |name: &str, labels: &[(&str, &str)], expected| {
-        let labels = [&[("tenant", "t")], labels].concat();
-        scrape.counts(&format!("gleaner_tenant_cuda_{name}_total"), &labels, expected)
-    };
-    for (memory, symbols) in ALLOCATING {
-        let (calls, bytes) = sum(truth, symbols);
-        let result = if memory == "stream_ordered" { "asked" } else { "ok" };
-        counts("allocations", &[("memory", memory), ("result", result)], calls)?;
-        counts("allocated_bytes", &[("memory", memory)], bytes)?;
-        // The driver's pool, and the buffers for copies, are given back by the end of the process.
-        if !["stream_ordered", "device"].contains(&memory) {
-            counts("freed_bytes", &[("memory", memory)], bytes)?;
-        }
-    }
-    let plain: [(&str, &str, &[&str]); 4] = [
-        ("maps", "mapped_bytes", &["cuMemMap"]),
-        ("unmaps", "unmapped_bytes", &["cuMemUnmap"]),
-        ("imports", "", &["cuMemImportFromShareableHandle", "cuIpcOpenMemHandle_v2"]),
-        ("streams", "", &["cuStreamCreate", "cuStreamCreateWithPriority"]),
-    ];
-    for (name, bytes_name, symbols) in plain {
-        let (calls, bytes) = sum(truth, symbols);
-        counts(name, &[], calls)?;
-        if !bytes_name.is_empty() {
-            counts(bytes_name, &[], bytes)?;
-        }
-    }
-    Ok(())
-}
-
 #[test]
 fn every_kind_of_memory_is_exact_on_agent_and_collector() {
     let collector = Collector::start();
     let node = Setup::gpus(1).reporting_to(&collector).start();
     let truth = node.tenant("t", &["--rounds=30", "--threads=2"]).finish();
-    node.until(SOON, "the agent has every call", |it| memory_equals(it, &truth));
-    collector.until(SOON, "the collector has every call", |it| memory_equals(it, &truth));
+    node.until(SOON, "the agent has every call", |it| memory_equals(it, "t", &truth));
+    collector.until(SOON, "the collector has every call", |it| memory_equals(it, "t", &truth));
     assert_eq!(promtool_findings(node.metrics().text()), "");
     assert_eq!(promtool_findings(collector.metrics().text()), "");
 }

@@ -99,18 +99,9 @@ fn tenant_with_a_copy(node: &Node) -> (Tenant, PathBuf) {
     (node.tenant("copy", &["--then", &then]), library)
 }
 
-/// Starts the agent as a user without a name, with these capabilities and no others.
 #[track_caller]
 fn start_as_nobody(node: &mut Node, capabilities: &str) {
-    let spool = &node.config.spool.path;
-    std::fs::create_dir(spool).unwrap();
-    std::os::unix::fs::chown(spool, Some(NOBODY), Some(NOBODY)).unwrap();
-    let mut user = Command::new("setpriv");
-    user.arg(format!("--reuid={NOBODY}")).arg(format!("--regid={NOBODY}")).arg("--clear-groups");
-    for set in ["inh-caps", "ambient-caps", "bounding-set"] {
-        user.arg(format!("--{set}=-all,{capabilities}"));
-    }
-    node.start_agent_under(user);
+    node.start_agent_as(NOBODY, capabilities);
     node.until_part(SOON, "tracing", "active");
 }
 

@@ -1,6 +1,5 @@
 //! Libraries come, are replaced and go, and hooks with them; what cannot be hooked is explained.
 
-use std::io::IoSliceMut;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -10,8 +9,7 @@ use agent::config;
 use agent::model::units::BootNs;
 use agent::samplers::cuda::Tracer;
 use agent::samplers::cuda::library::coverage::HookState;
-use nix::sys::uio::{RemoteIoVec, process_vm_readv};
-use nix::unistd::Pid;
+use tests::text::{BREAKPOINT, byte_in_memory};
 
 use crate::rig::{Build, Node, exited, now, only, without_wait};
 
@@ -134,30 +132,6 @@ fn detaching_is_quick_and_leaves_the_code_as_it_was() {
     let original: Vec<u8> = offsets.iter().map(|it| file[usize::try_from(*it).unwrap()]).collect();
     assert_eq!(instructions(), original);
     workload.truth();
-}
-
-pub(crate) const BREAKPOINT: u8 = 0xcc;
-
-/// One byte of a file as a process has it in memory.
-pub(crate) fn byte_in_memory(tgid: u32, file: &Path, offset: u64) -> u8 {
-    let maps = std::fs::read_to_string(format!("/proc/{tgid}/maps")).expect("it lives");
-    let hexadecimal = |it: &str| u64::from_str_radix(it, 16).expect("the kernel writes numbers");
-    let address = maps
-        .lines()
-        .filter(|it| it.ends_with(file.to_str().expect("a temporary path is text")))
-        .find_map(|line| {
-            let fields: Vec<&str> = line.split_whitespace().collect();
-            let (start, end) = fields[0].split_once('-')?;
-            let (start, end) = (hexadecimal(start), hexadecimal(end));
-            let first = hexadecimal(fields[2]);
-            (first..first + (end - start)).contains(&offset).then(|| start + (offset - first))
-        })
-        .expect("it maps the whole library");
-    let mut byte = [0];
-    let there = RemoteIoVec { base: usize::try_from(address).expect("an address fits"), len: 1 };
-    let pid = Pid::from_raw(i32::try_from(tgid).expect("a PID fits"));
-    process_vm_readv(pid, &mut [IoSliceMut::new(&mut byte)], &[there]).expect("it is our child");
-    byte[0]
 }
 
 #[test]

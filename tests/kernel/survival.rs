@@ -13,9 +13,9 @@ use agent::samplers::cuda::library::coverage::HookState;
 use agent::samplers::cuda::pins::Removed;
 use agent::samplers::cuda::pins::driver::{PinError, remove_all};
 use tests::bpffs::BpfFs;
+use tests::text::{BREAKPOINT, byte_in_memory};
 use tests::wait::{check, eventually, now};
 
-use crate::coverage::{BREAKPOINT, byte_in_memory};
 use crate::rig::{Build, Node, exited, only, without_wait};
 
 const SOON: Duration = Duration::from_secs(5);

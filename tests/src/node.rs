@@ -178,6 +178,20 @@ impl Node {
         self.run_agent(&command);
     }
 
+    /// Starts the agent as a user without a name, with these capabilities and no others.
+    pub fn start_agent_as(&mut self, user: u32, capabilities: &str) {
+        let spool = &self.config.spool.path;
+        std::fs::create_dir(spool).expect("the folder is writable");
+        std::os::unix::fs::chown(spool, Some(user), Some(user)).expect("root may give it away");
+        let mut setpriv = Command::new("setpriv");
+        setpriv.arg(format!("--reuid={user}")).arg(format!("--regid={user}"));
+        setpriv.arg("--clear-groups");
+        for set in ["inh-caps", "ambient-caps", "bounding-set"] {
+            setpriv.arg(format!("--{set}=-all,{capabilities}"));
+        }
+        self.start_agent_under(setpriv);
+    }
+
     /// The agent's command line with this node's configuration and further arguments.
     pub fn agent_command(&self, arguments: &[&str]) -> Command {
         let file = self.folder.path().join("agent.toml");
@@ -318,8 +332,9 @@ impl Node {
         self.agent = Some(Daemon::start(command, &self.folder.path().join("agent.log")));
     }
 
+    /// The agent, for whoever ends it otherwise.
     #[track_caller]
-    fn take_agent(&mut self) -> Daemon {
+    pub fn take_agent(&mut self) -> Daemon {
         self.agent.take().expect("the agent was started")
     }
 }

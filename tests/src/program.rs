@@ -21,6 +21,12 @@ pub struct Said {
 /// Runs it to its end. Panics, and kills it, when it does not end.
 #[track_caller]
 pub fn run(command: &Command) -> Said {
+    run_within(DEADLINE, command)
+}
+
+/// The same where it may take longer.
+#[track_caller]
+pub fn run_within(deadline: Duration, command: &Command) -> Said {
     let files = [tempfile::tempfile(), tempfile::tempfile()];
     let [mut output, mut errors] = files.map(|it| it.expect("the temporary folder is writable"));
     let copy = |file: &std::fs::File| file.try_clone().expect("a descriptor is free");
@@ -30,7 +36,7 @@ pub fn run(command: &Command) -> Said {
         .stderr(copy(&errors))
         .spawn()
         .unwrap_or_else(|error| panic!("cannot start {command:?}: {error}"));
-    let status = eventually(DEADLINE, &format!("{command:?} ends"), || {
+    let status = eventually(deadline, &format!("{command:?} ends"), || {
         child.try_wait().expect("the child is ours").ok_or_else(|| "it runs".to_owned())
     });
     Said { code: status.code(), output: text(&mut output), errors: text(&mut errors) }

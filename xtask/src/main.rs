@@ -7,6 +7,8 @@
     reason = "a task talks to the person who runs it"
 )]
 
+mod cache;
+mod debian;
 mod packages;
 mod progress;
 mod shell;
@@ -16,6 +18,7 @@ mod stage;
 mod bench;
 mod bpf;
 mod check_driver;
+mod check_kernel;
 mod ci;
 mod metrics;
 mod test;
@@ -65,6 +68,8 @@ enum Task {
     },
     /// Check that the agent can trace a driver library: decode, attach, call, compare.
     CheckDriver(check_driver::Arguments),
+    /// Check that the agent traces exactly on other kernels, in an emulated machine.
+    CheckKernel(check_kernel::Arguments),
     /// Build the eBPF object that the agent embeds; finds or installs the compiler for it.
     Bpf,
 }
@@ -78,6 +83,7 @@ fn main() -> ExitCode {
         Task::Metrics => metrics::run(),
         Task::Bench { name, json } => bench::run(name, json),
         Task::CheckDriver(arguments) => check_driver::run(arguments),
+        Task::CheckKernel(arguments) => check_kernel::run(&arguments),
         Task::Bpf => bpf::run(),
     };
     match done {

@@ -1,6 +1,6 @@
 //! Programs from the distribution that tests run, installed where they are missing.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use crate::shell;
@@ -67,8 +67,11 @@ fn apt() -> Command {
 
 /// Whether the shell would find it.
 pub(crate) fn is_installed(program: &str) -> bool {
-    std::env::var_os("PATH").is_some_and(|path| {
-        std::env::split_paths(&path)
-            .any(|it: std::path::PathBuf| Path::new(&it).join(program).is_file())
-    })
+    path_of(program).is_some()
+}
+
+/// Where the shell would find it.
+pub(crate) fn path_of(program: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH")?;
+    std::env::split_paths(&path).map(|it| it.join(program)).find(|it| it.is_file())
 }

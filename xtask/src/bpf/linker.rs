@@ -2,10 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, bail};
+use anyhow::Context;
 
 use super::{clean, toolchain};
-use crate::{progress, shell};
+use crate::{cache, progress, shell};
 
 const NAME: &str = "bpf-linker";
 const VERSION: &str = "0.13.0";
@@ -29,7 +29,7 @@ pub(super) fn on_path() -> Option<PathBuf> {
 
 /// The cached linker for this LLVM; built when it is not there, in about a minute.
 pub(super) fn find_or_build(llvm: u32) -> anyhow::Result<PathBuf> {
-    let folder = cache()?.join(format!("{NAME}-{VERSION}-llvm-{llvm}"));
+    let folder = cache::folder()?.join(format!("{NAME}-{VERSION}-llvm-{llvm}"));
     let linker = folder.join("bin").join(NAME);
     if !linker.is_file() {
         build(llvm, &folder)?;
@@ -56,14 +56,4 @@ fn build(llvm: u32, folder: &Path) -> anyhow::Result<()> {
         folder.display()
     );
     progress::build(&what, command).with_context(toolchain::advice)
-}
-
-/// The user's cache folder for this project.
-fn cache() -> anyhow::Result<PathBuf> {
-    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|it| it.is_absolute());
-    let base = absolute("XDG_CACHE_HOME").or_else(|| Some(absolute("HOME")?.join(".cache")));
-    let Some(base) = base else {
-        bail!("neither XDG_CACHE_HOME nor HOME names a folder to keep {NAME} in; set one of them")
-    };
-    Ok(base.join("gleaner"))
 }

@@ -4,7 +4,6 @@
 //! does not. With `--fetch` the library is Debian's, unpacked into a temporary folder.
 
 mod fetch;
-mod sources;
 
 use std::path::PathBuf;
 use std::process::Command;
