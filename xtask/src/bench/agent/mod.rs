@@ -35,6 +35,8 @@ const LAUNCHES_PER_SECOND: u32 = 2_000;
 const SCENARIO: &str = "kernel_us = 200\ncontext_mib = 100";
 /// Start-up, the first readings and the first tiles are not in the figures.
 const WARM_UP: Duration = Duration::from_secs(15);
+/// Until both programs show everything that was started.
+const SEEN_WITHIN: Duration = Duration::from_secs(60);
 /// One scrape each.
 const WINDOW: Duration = Duration::from_secs(20);
 const WINDOWS: u32 = 3;
@@ -127,9 +129,9 @@ impl Case {
         let folder = Folder::make("bench-case")?;
         let node = Node::make(&folder, &built(), self.gpus, SCENARIO)?;
         let stage = self.start(&folder, &node, peer)?;
+        self.until_both_see_it(&stage)?;
         std::thread::sleep(WARM_UP);
-        let (own, other) = (stage.scrape_agent()?, stage.scrape_peer()?);
-        compare::check(self.gpus, self.processes, &own, &other)?;
+        let (own, other) = self.compared(&stage)?;
         let mut windows = (Vec::new(), Vec::new());
         for _ in 0..WINDOWS {
             let (began, pids) = (process::now(), [stage.agent.pid(), stage.peer.pid()]);
@@ -151,6 +153,25 @@ impl Case {
             ),
             peer_series: scrape::of_gpus(&other, &["gpu_", "process_gpu_", "process_info"]),
         })
+    }
+
+    /// The two scrapes, which show the same node.
+    fn compared(self, stage: &Stage) -> anyhow::Result<(String, String)> {
+        let (own, other) = (stage.scrape_agent()?, stage.scrape_peer()?);
+        compare::check(self.gpus, self.processes, &own, &other)?;
+        Ok((own, other))
+    }
+
+    /// Many processes take their time to begin.
+    fn until_both_see_it(self, stage: &Stage) -> anyhow::Result<()> {
+        let deadline = process::now() + SEEN_WITHIN;
+        while let Err(error) = self.compared(stage) {
+            if process::now() > deadline {
+                return Err(error);
+            }
+            std::thread::sleep(Duration::from_secs(1));
+        }
+        Ok(())
     }
 
     fn start(self, folder: &Folder, node: &Node, peer: &Peer) -> anyhow::Result<Stage> {
