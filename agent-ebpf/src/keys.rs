@@ -28,6 +28,19 @@ pub struct LiveKey {
     pub address: u64,
 }
 
+impl LiveKey {
+    /// Names the allocation in `NAMES`. Two of one program never have the same name; two of different
+    /// programs may, by chance.
+    #[inline(always)]
+    #[must_use]
+    pub const fn name(&self) -> u64 {
+        // Odd, and with its bits set as if by chance.
+        const SPREAD: u64 = 0x9e37_79b9_7f4a_7c15;
+        let owner = (self.tgid as u64) << 32 | (self.resets as u64) << 16 | self.space as u64;
+        (owner ^ self.program.wrapping_mul(SPREAD)).wrapping_mul(SPREAD) ^ self.address
+    }
+}
+
 /// What the address of a [`LiveKey`] is: handles are no pointers.
 pub mod space {
     pub const DEVICE: u16 = 0;
@@ -42,6 +55,28 @@ pub struct Live {
     pub bytes: u64,
     /// First counter of the kind of memory.
     pub kind: u64,
+}
+
+/// How many allocations have room in `SLOTS`. A power of 2.
+pub const SLOTS: u32 = 4_096;
+
+/// In how many slots, one after the other, an allocation may be. A power of 2.
+pub const WAYS: u32 = 4;
+
+/// The first slot in which an allocation of this name may be. Neighbours in the device's memory, which
+/// begin at multiples of 512 bytes or of 2 MiB, are neighbours here: the processor has them at hand.
+#[inline(always)]
+#[must_use]
+pub const fn first_slot(name: u64) -> u32 {
+    name.wrapping_add(name >> 9).wrapping_add(name >> 21) as u32 & (SLOTS - WAYS)
+}
+
+/// Value of `SLOTS`. Means something where `NAMES` has the name of its key.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Slot {
+    pub key: LiveKey,
+    pub live: Live,
 }
 
 /// Key of `CONTEXTS`, whose value is the ordinal of the context's device, plus 1, or
@@ -101,6 +136,19 @@ pub struct Thread {
     pub depth: u32,
 }
 
+/// How many threads have room in `SEATS`. A power of 2.
+pub const SEATS: u32 = 4_096;
+
+/// Value of `SEATS`: room for one thread at a time, for as long as it lives.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Seat {
+    /// Whose it is, as in the keys of `THREADS`; 0 = nobody's.
+    pub holder: u64,
+    pub thread: Thread,
+}
+
+const _: () = assert!(SEATS.is_power_of_two() && SLOTS.is_power_of_two() && WAYS.is_power_of_two());
 const _: () = assert!(size_of::<LiveKey>() == 24);
 const _: () = assert!(size_of::<Live>() == 16);
 const _: () = assert!(size_of::<ContextKey>() == 24);

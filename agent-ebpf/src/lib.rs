@@ -15,7 +15,7 @@ use core::mem::size_of;
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
 /// a counter counts. An agent goes on with maps of its own number only, and puts its own programs in
 /// the place of those of another build. [`layout`] has the check that a change gets a number.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.
@@ -151,7 +151,8 @@ pub struct Row {
     pub home: u32,
     /// How often the process lost all of its memory at once.
     pub resets: u32,
-    pub unused: u32,
+    /// Not 0: some of its allocations found no slot, and are in `LIVE`.
+    pub spilled: u32,
     /// CLOCK_BOOTTIME ns of the first launch that is not known to have ended; 0 = there is none.
     pub pending_since_ns: u64,
     /// CLOCK_BOOTTIME ns of the newest kernel or graph launch, to within a tick of the kernel's
@@ -230,7 +231,7 @@ pub enum Loss {
     Calls = 0,
     /// Records that found the ring full. An exit among them is found later by its `dead` row.
     Records = 1,
-    /// Calls whose result was not awaited, because `THREADS` or the thread's room in it is full:
+    /// Calls whose result was not awaited, because `THREADS` or the thread's own room is full:
     /// counted as successful.
     Results = 2,
     /// Programs whose final counts went to the overflow row: their row was needed again before
@@ -281,7 +282,7 @@ impl Default for Row {
             uid: 0,
             home: NO_DEVICE,
             resets: 0,
-            unused: 0,
+            spilled: 0,
             pending_since_ns: 0,
             last_launch_ns: 0,
             last_launch_tick: 0,

@@ -5,7 +5,7 @@ use agent_ebpf::{Counter, Loss, Row, flag};
 use aya_ebpf::EbpfContext;
 
 use crate::maps::LIVE;
-use crate::{atomic, loss, rows};
+use crate::{atomic, loss, rows, slots};
 
 const HOST: u64 = Counter::HostAllocations as u64;
 const VIRTUAL: u64 = Counter::VirtualAllocations as u64;
@@ -26,10 +26,10 @@ pub(crate) fn key(row: *const Row, kind: u64, address: u64) -> LiveKey {
 /// An allocation was made. One that is known at this address was freed unseen.
 #[inline(never)]
 pub(crate) fn remember<C: EbpfContext>(ctx: &C, row: *mut Row, key: &LiveKey, live: &Live) {
-    if let Some(old) = take(key) {
+    if let Some(old) = take(row, key) {
         subtract(row, &old);
     }
-    if LIVE.insert(key, live, 0).is_err() {
+    if !put(row, key, live) {
         lost(ctx, row);
         return;
     }
@@ -53,7 +53,14 @@ pub(crate) fn lost<C: EbpfContext>(ctx: &C, row: *mut Row) {
 /// Forgets an allocation that is about to be freed: once the driver has it back, another thread may
 /// get the same address.
 #[inline(always)]
-pub(crate) fn take(key: &LiveKey) -> Option<Live> {
+pub(crate) fn take(row: *const Row, key: &LiveKey) -> Option<Live> {
+    // SAFETY: `row` is a map value.
+    let is_spilled = || unsafe { (&raw const (*row).spilled).read_volatile() } != 0;
+    slots::take(key).or_else(|| if is_spilled() { take_spilled(key) } else { None })
+}
+
+#[inline(always)]
+fn take_spilled(key: &LiveKey) -> Option<Live> {
     let live = LIVE.get_ptr(key)?;
     // SAFETY: `live` is a map value, and two threads do not free one address.
     let live = unsafe { live.read_volatile() };
@@ -61,10 +68,21 @@ pub(crate) fn take(key: &LiveKey) -> Option<Live> {
     Some(live)
 }
 
+/// `false` where there is no room.
+#[inline(always)]
+fn put(row: *mut Row, key: &LiveKey, live: &Live) -> bool {
+    if slots::put(key, live) {
+        return true;
+    }
+    // SAFETY: `row` is a map value.
+    unsafe { (&raw mut (*row).spilled).write_volatile(1) };
+    LIVE.insert(key, live, 0).is_ok()
+}
+
 /// It was not freed after all.
 #[inline(always)]
 pub(crate) fn put_back<C: EbpfContext>(ctx: &C, row: *mut Row, key: &LiveKey, live: &Live) {
-    if LIVE.insert(key, live, 0).is_err() {
+    if !put(row, key, live) {
         subtract(row, live);
         lost(ctx, row);
     }

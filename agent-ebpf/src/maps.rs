@@ -4,7 +4,7 @@
 //! `cuda.max_allocations`; the numbers here are the defaults. All hash maps are preallocated: a hit
 //! never allocates, and kernels before 6.1 complain about programs that might.
 
-use agent_ebpf::keys::{ContextKey, DeviceKey, Live, LiveKey, Part, Thread};
+use agent_ebpf::keys::{self, ContextKey, DeviceKey, Live, LiveKey, Part, Seat, Slot, Thread};
 use agent_ebpf::{Cgroup, LOSSES, OWNERSHIPS, Offsets, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
@@ -38,14 +38,32 @@ pub(crate) static ZERO_THREAD: Array<Thread> = Array::with_max_entries(1, 0);
 #[map]
 pub(crate) static TRACKED: HashMap<u32, u8> = HashMap::with_max_entries(4_096, 0);
 
-/// Calls under way and contexts of threads that made a call whose result is awaited; the exit of the
-/// thread removes it. Full: such a call counts at once, as if it had succeeded and taken no time,
-/// and in `LOST`; which device the thread uses is not known.
+/// Calls under way and contexts of threads that made a call whose result is awaited, for as many as find
+/// a place at once: an array costs less than a hash map. The exit of the thread frees it. Taken by
+/// another one: `THREADS` has room.
+#[map]
+pub(crate) static SEATS: Array<Seat> = Array::with_max_entries(keys::SEATS, 0);
+
+/// The same for threads that found no seat; the exit of the thread removes it. Full: such a call counts
+/// at once, as if it had succeeded and taken no time, and in `LOST`; which device the thread uses is not
+/// known.
 #[map]
 pub(crate) static THREADS: HashMap<u64, Thread> = HashMap::with_max_entries(16_384, 0);
 
-/// Allocations that were not freed. User space removes those of ended programs. Full: live memory is
-/// too small, the row says so, and `LOST` counts it.
+/// Allocations that were not freed, for as many as find a place at once: an array costs less than a hash
+/// map. What is in a slot counts while `NAMES` has its name. User space removes those of ended programs.
+/// Full: `LIVE` has room.
+#[map]
+pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(keys::SLOTS, 0);
+
+/// By slot: the name of the allocation in it; 0 = it is free. Apart from `SLOTS`, so that user space can
+/// free a slot: while it writes a zero byte by byte, no program takes the slot for free before the last
+/// one.
+#[map]
+pub(crate) static NAMES: Array<u64> = Array::with_max_entries(keys::SLOTS, 0);
+
+/// Allocations that were not freed and found no slot. User space removes those of ended programs. Full:
+/// live memory is too small, the row says so, and `LOST` counts it.
 #[map]
 pub(crate) static LIVE: HashMap<LiveKey, Live> = HashMap::with_max_entries(65_536, 0);
 

@@ -1,11 +1,12 @@
 //! What is kept for a thread between two of its calls: the calls under way, and its contexts.
 
-use agent_ebpf::keys::{CALLS, CONTEXTS, Call, Thread};
+use agent_ebpf::keys::{self, CALLS, CONTEXTS, Call, Seat, Thread};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::{BPF_NOEXIST, pt_regs};
 use aya_ebpf::helpers::bpf_get_current_pid_tgid;
 
-use crate::maps::{THREADS, ZERO_THREAD};
+use crate::atomic;
+use crate::maps::{SEATS, THREADS, ZERO_THREAD};
 
 /// Where the stack pointer is among the registers, and by how much a return moves it: it is
 /// 168 bytes of registers on x86-64, whose return takes the address off the stack.
@@ -16,7 +17,12 @@ const RETURN_ADDRESS: u64 = if ON_X86 { 8 } else { 0 };
 /// The calling thread, where something is kept for it.
 #[inline(always)]
 pub(crate) fn known() -> Option<*mut Thread> {
-    THREADS.get_ptr_mut(bpf_get_current_pid_tgid())
+    let id = bpf_get_current_pid_tgid();
+    match seat(id) {
+        // SAFETY: it is a map value.
+        Some(seat) if is_of(seat, id) => Some(unsafe { &raw mut (*seat).thread }),
+        _ => THREADS.get_ptr_mut(id),
+    }
 }
 
 /// The calling thread; `None` where there is no room.
@@ -30,15 +36,53 @@ pub(crate) fn current() -> Option<*mut Thread> {
 
 #[inline(never)]
 fn admit() {
+    let id = bpf_get_current_pid_tgid();
+    if let Some(seat) = seat(id)
+        && sit(seat, id)
+    {
+        return;
+    }
     let Some(zero) = ZERO_THREAD.get_ptr(0) else { return };
     // SAFETY: nobody writes to it. An error shows when the thread is looked up.
-    let _ = THREADS.insert(bpf_get_current_pid_tgid(), unsafe { &*zero }, u64::from(BPF_NOEXIST));
+    let _ = THREADS.insert(id, unsafe { &*zero }, u64::from(BPF_NOEXIST));
+}
+
+/// Where a thread may sit. Ids are given one after the other: threads of one process get in each
+/// other's way only where there are more than there are seats.
+#[inline(always)]
+fn seat(id: u64) -> Option<*mut Seat> {
+    SEATS.get_ptr_mut(id as u32 & (keys::SEATS - 1))
+}
+
+#[inline(always)]
+fn is_of(seat: *const Seat, id: u64) -> bool {
+    // SAFETY: it is a map value.
+    unsafe { (&raw const (*seat).holder).read_volatile() == id }
+}
+
+/// Takes a seat that is nobody's.
+#[inline(always)]
+fn sit(seat: *mut Seat, id: u64) -> bool {
+    // SAFETY: it is a map value.
+    let is_mine = unsafe { atomic::replace(&raw mut (*seat).holder, 0, id) };
+    if is_mine {
+        // SAFETY: as above, and only this thread writes to it from now on.
+        unsafe {
+            (&raw mut (*seat).thread.under_way).write(0);
+            (&raw mut (*seat).thread.depth).write(0);
+        }
+    }
+    is_mine
 }
 
 /// Nothing is kept for a thread that is gone. An error means that nothing was.
 #[inline(always)]
-pub(crate) fn forget(thread: u64) {
-    let _ = THREADS.remove(thread);
+pub(crate) fn forget(id: u64) {
+    match seat(id) {
+        // SAFETY: it is a map value.
+        Some(seat) if is_of(seat, id) => unsafe { (&raw mut (*seat).holder).write_volatile(0) },
+        _ => drop(THREADS.remove(id)),
+    }
 }
 
 /// Remembers a call until it returns. `false` where there is no room.

@@ -3,6 +3,7 @@
 use agent::clock;
 use agent::model::readings::{Counter, CudaMemory};
 use agent::samplers::cuda::Tracer;
+use agent_ebpf::keys::SLOTS;
 
 use crate::rig::{Build, Node, Truth, exited, only, without_wait};
 
@@ -64,10 +65,25 @@ fn of_a_process_that_is_older_than_the_hooks_nothing_is_known() {
 }
 
 #[test]
+fn what_finds_no_slot_is_live_all_the_same() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer();
+    let pieces = SLOTS * 2;
+    let mut workload = node.start(&format!("--memory-mib 64 --pieces {pieces} --rounds 3 --hold"));
+    let truth = workload.truth_of_rounds(3);
+    let memory = memory(&mut tracer, &truth);
+    assert!(!memory.at_least);
+    assert_eq!(memory.live_bytes, truth.memory.live_bytes);
+    assert_eq!(memory.host_bytes, truth.memory.host_bytes);
+    assert_eq!(tracer.read(clock::boot()).tracing.losses(), 0);
+}
+
+#[test]
 fn allocations_beyond_the_bound_make_live_bytes_a_lower_bound() {
     let node = Node::new(Build::Cmp);
     let mut tracer = node.tracer_with(|it| it.max_allocations = 1);
-    let mut workload = node.start("--memory-mib 2 --hold");
+    let pieces = SLOTS + 2;
+    let mut workload = node.start(&format!("--memory-mib 64 --pieces {pieces} --hold"));
     let truth = workload.truth();
     let readings = tracer.read(clock::boot());
     let memory = only(&readings, truth.tgid).1.memory.expect("every allocation was seen");

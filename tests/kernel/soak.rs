@@ -8,7 +8,7 @@ use agent::model::readings::{CudaCounts, CudaReadings};
 use agent::samplers::cuda::Tracer;
 use tests::wait::{check, eventually};
 
-use crate::maps::entries_in_hash_maps;
+use crate::maps::entries_in_maps;
 use crate::rig::{Build, Node, Truth, now, without_wait};
 
 /// How often an agent looks at most, when it is woken.
@@ -61,7 +61,7 @@ fn churn(node: &Node, tracer: &mut Tracer, options: &str) -> (Truth, Seen) {
 pub(crate) fn nothing_is_left(tracer: &mut Tracer) {
     eventually(Duration::from_secs(20), "nothing is left in the kernel", || {
         tracer.read(clock::boot());
-        let left = entries_in_hash_maps();
+        let left = entries_in_maps();
         check(left <= 1, || format!("{left} entries"))
     });
 }

@@ -90,7 +90,7 @@ fn taken(ctx: &ProbeContext, cookie: Cookie) -> [u64; 3] {
     let first: u64 = ctx.arg(0).unwrap_or(0);
     let address = if cookie.is_narrow() { first & 0xffff_ffff } else { first };
     let Some(row) = rows::expected(ctx) else { return [address, 0, 0] };
-    match live::take(&live::key(row, cookie.counter() as u64, address)) {
+    match live::take(row, &live::key(row, cookie.counter() as u64, address)) {
         Some(live) => [address, live.bytes, live.kind + 1],
         None => [address, 0, 0],
     }

@@ -28,6 +28,9 @@ pub(crate) struct Options {
     /// Device memory to allocate at the start and hold until the end.
     #[arg(long, default_value_t = 0)]
     pub(crate) memory_mib: usize,
+    /// In so many allocations.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) pieces: usize,
     /// Launches per second, over all threads; 0 = none, without `--launches` or `--rounds`.
     #[arg(long, default_value_t = 0)]
     pub(crate) launches_per_second: u64,

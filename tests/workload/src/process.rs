@@ -107,7 +107,9 @@ fn prepare<'a>(options: &'a Options, cuda: &'a Cuda) -> anyhow::Result<(Job<'a>,
     main.learn(|it| *it = contexts[0]);
     main.must(&SET_CURRENT)?;
     if options.memory_mib > 0 {
-        main.must_with(&HOLD, options.memory_mib << 20)?;
+        for _ in 0..options.pieces.max(1) {
+            main.must_with(&HOLD, (options.memory_mib << 20) / options.pieces.max(1))?;
+        }
     }
     let job = Job {
         options,

@@ -167,7 +167,7 @@ pub(crate) fn row(bytes: &[u8]) -> Option<Row> {
         uid: word(bytes, offset_of!(Row, uid))?,
         home: word(bytes, offset_of!(Row, home))?,
         resets: word(bytes, offset_of!(Row, resets))?,
-        unused: word(bytes, offset_of!(Row, unused))?,
+        spilled: word(bytes, offset_of!(Row, spilled))?,
         pending_since_ns: double(bytes, offset_of!(Row, pending_since_ns))?,
         last_launch_ns: double(bytes, offset_of!(Row, last_launch_ns))?,
         last_launch_tick: double(bytes, offset_of!(Row, last_launch_tick))?,

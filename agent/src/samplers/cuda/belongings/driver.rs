@@ -3,11 +3,11 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use agent_ebpf::keys::{ContextKey, DeviceKey, Live, LiveKey, Part, Program};
+use agent_ebpf::keys::{ContextKey, DeviceKey, Live, LiveKey, Part, Program, Slot};
 use aya::Ebpf;
-use aya::maps::Map;
+use aya::maps::{Array, Map};
 
-use super::{Owners, Parts, Suspects, device, device_key, owner, part, resets};
+use super::{Owners, Parts, Suspects, device, device_key, named, owner, part, resets};
 use crate::samplers::cuda::bpf::driver::{self as bpf, Batch};
 use crate::samplers::cuda::driver::{KernelError, descriptor, take};
 
@@ -16,6 +16,8 @@ const BATCH: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Belongings {
+    slots: Map,
+    names: Map,
     live: Map,
     contexts: Map,
     devices: Map,
@@ -26,6 +28,8 @@ pub(crate) struct Belongings {
 impl Belongings {
     pub(crate) fn take(ebpf: &mut Ebpf) -> Result<Self, KernelError> {
         Ok(Self {
+            slots: take(ebpf, "SLOTS")?,
+            names: take(ebpf, "NAMES")?,
             live: take(ebpf, "LIVE")?,
             contexts: take(ebpf, "CONTEXTS")?,
             devices: take(ebpf, "DEVICES")?,
@@ -72,10 +76,12 @@ impl Belongings {
         let mut is_gone = |program: Program| {
             !owners.has(program) && suspects.is_gone(program) && !is_alive(program)
         };
-        let live = (size_of::<LiveKey>(), size_of::<Live>());
-        remove(map(&self.live)?, live, |key, program| {
+        let mut is_free = |key: &[u8], program: Program| {
             resets(key).is_some_and(|it| owners.has_lost(program, it)) || is_gone(program)
-        })?;
+        };
+        vacate(map(&self.slots)?, &mut self.names, &mut is_free)?;
+        let live = (size_of::<LiveKey>(), size_of::<Live>());
+        remove(map(&self.live)?, live, is_free)?;
         let context = (size_of::<ContextKey>(), size_of::<u32>());
         remove(map(&self.contexts)?, context, |_key, program| is_gone(program))?;
         let part = (size_of::<DeviceKey>(), size_of::<Part>());
@@ -85,6 +91,36 @@ impl Belongings {
         self.suspects.turn();
         Ok(())
     }
+}
+
+/// Frees every slot whose allocation is not wanted any more. What an ended program had stays as it is
+/// until then. The names are read first: a slot that is taken meanwhile is not what its name says.
+fn vacate(
+    slots: BorrowedFd<'_>,
+    names: &mut Map,
+    unwanted: &mut impl FnMut(&[u8], Program) -> bool,
+) -> Result<(), KernelError> {
+    let mut taken = Vec::new();
+    let scanned =
+        Batch::new(size_of::<u32>(), size_of::<u64>(), BATCH).scan(map(names)?, |_, it| {
+            taken.push(it.try_into().map_or(0, u64::from_ne_bytes));
+        });
+    scanned.map_err(KernelError::Read)?;
+    let mut free = Vec::new();
+    let (mut index, mut batch) = (0_u32, Batch::new(size_of::<u32>(), size_of::<Slot>(), BATCH));
+    let scanned = batch.scan(slots, |_, slot| {
+        let name = taken.get(index as usize).copied().unwrap_or(0);
+        if named(slot, name).is_some_and(|(key, program)| unwanted(key, program)) {
+            free.push(index);
+        }
+        index += 1;
+    });
+    scanned.map_err(KernelError::Read)?;
+    let mut names = Array::<_, u64>::try_from(names)?;
+    for index in free {
+        names.set(index, 0, 0)?;
+    }
+    Ok(())
 }
 
 /// Removes every entry that is not wanted any more.

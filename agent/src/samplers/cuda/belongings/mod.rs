@@ -5,7 +5,7 @@ pub(crate) mod driver;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use agent_ebpf::keys::{DeviceKey, Part, Program};
+use agent_ebpf::keys::{DeviceKey, LiveKey, Part, Program};
 use agent_ebpf::{COUNTERS, Row};
 
 use crate::model::readings::CudaCounts;
@@ -30,6 +30,18 @@ fn owner(key: &[u8]) -> Option<Program> {
 /// The generation of an allocation's key.
 fn resets(key: &[u8]) -> Option<u16> {
     Some(u16::from_ne_bytes(key.get(12..14)?.try_into().ok()?))
+}
+
+/// The key of what is in a slot, and whose it is; `None` where the slot has another name.
+fn named(slot: &[u8], name: u64) -> Option<(&[u8], Program)> {
+    let key = slot.get(..size_of::<LiveKey>())?;
+    let program = owner(key)?;
+    let half = |at: usize| Some(u16::from_ne_bytes(key.get(at..at + 2)?.try_into().ok()?));
+    let address = u64::from_ne_bytes(key.get(16..)?.try_into().ok()?);
+    let (resets, space) = (half(12)?, half(14)?);
+    let Program { program: number, tgid } = program;
+    let it = LiveKey { program: number, tgid, resets, space, address };
+    (name != 0 && it.name() == name).then_some((key, program))
 }
 
 fn device(key: &[u8]) -> Option<u32> {
@@ -105,8 +117,8 @@ impl Suspects {
 
 #[cfg(test)]
 mod tests {
-    use super::{Owners, Suspects, device, device_key, owner, part, resets};
-    use agent_ebpf::keys::{DeviceKey, Program};
+    use super::{Owners, Suspects, device, device_key, named, owner, part, resets};
+    use agent_ebpf::keys::{DeviceKey, LiveKey, Program, SLOTS, WAYS, first_slot, space};
     use agent_ebpf::{COUNTERS, Counter, Row};
 
     const A: Program = Program { program: 7, tgid: 1 };
@@ -117,6 +129,44 @@ mod tests {
         assert_eq!((owner(&key), device(&key)), (Some(A), Some(3)));
         assert_eq!(resets(&key), Some(3));
         assert_eq!(owner(&key[..11]), None);
+    }
+
+    #[test]
+    fn a_slot_is_what_its_name_says() {
+        let key =
+            LiveKey { program: 7, tgid: 1, resets: 3, space: space::HOST, address: 0x7f00_1200 };
+        let mut slot = [0; 40];
+        slot[..8].copy_from_slice(&key.program.to_ne_bytes());
+        slot[8..12].copy_from_slice(&key.tgid.to_ne_bytes());
+        slot[12..14].copy_from_slice(&key.resets.to_ne_bytes());
+        slot[14..16].copy_from_slice(&key.space.to_ne_bytes());
+        slot[16..24].copy_from_slice(&key.address.to_ne_bytes());
+        assert_eq!(named(&slot, key.name()), Some((&slot[..24], A)));
+        assert_eq!(named(&slot, key.name() ^ 1), None);
+        assert_eq!(named(&slot, 0), None);
+        for other in [
+            LiveKey { program: 8, ..key },
+            LiveKey { tgid: 2, ..key },
+            LiveKey { resets: 4, ..key },
+            LiveKey { space: space::DEVICE, ..key },
+            LiveKey { address: 0x7f00_1400, ..key },
+        ] {
+            assert_ne!(other.name(), key.name(), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn neighbours_have_room_beside_each_other() {
+        for stride in [512, 4_096, 65_536, 1 << 20, 2 << 20, 1] {
+            let mut taken = vec![0; SLOTS as usize];
+            for number in 0..u64::from(SLOTS / 16) {
+                let address = 0x7f5e_0000_0000 + number * stride;
+                let key = LiveKey { program: 7, tgid: 1, address, ..LiveKey::default() };
+                taken[first_slot(key.name()) as usize] += 1;
+            }
+            let most = taken.iter().max().copied().unwrap_or(0);
+            assert!(most <= WAYS, "{most} in one place, {stride} bytes apart");
+        }
     }
 
     #[test]
