@@ -1,6 +1,5 @@
 //! The node's clocks. The only place in the agent that reads them.
 
-use std::path::Path;
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -42,12 +41,6 @@ pub fn utc_in(wait: Duration) -> String {
     let seconds = nanoseconds(ClockId::CLOCK_REALTIME) / 1_000_000_000 + wait.as_secs();
     let (minutes, second) = (seconds / 60, seconds % 60);
     format!("{:02}:{:02}:{second:02} UTC", minutes / 60 % 24, minutes % 60)
-}
-
-/// Names this boot of the kernel: boot-time nanoseconds compare only within it.
-pub fn boot_id(proc_root: &Path) -> std::io::Result<String> {
-    let text = std::fs::read_to_string(proc_root.join("sys/kernel/random/boot_id"))?;
-    Ok(text.trim().to_owned())
 }
 
 fn nanoseconds(clock: ClockId) -> u64 {

@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process;
 use std::time::Duration;
 
-use agent::clock;
 use agent::control::client::ask;
 use agent::control::{Answer, Command};
+use agent::samplers::process::driver::boot_id;
 use agent::spool::{BatchLimits, Spool};
 use nix::sys::signal::Signal;
 use prost::Message;
@@ -118,7 +118,7 @@ fn hand_overs_under_load_lose_nothing_and_leave_a_gap_of_a_moment() {
 /// Every tile in the spool of a node whose agent has stopped, in the order of their numbers.
 fn tiles(node: &Node) -> Vec<Tile> {
     let config = node.config.clone().parse().unwrap();
-    let boot_id = clock::boot_id(Path::new("/proc")).unwrap();
+    let boot_id = boot_id(Path::new("/proc")).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let limits = BatchLimits { records: 10_000, bytes: 64 << 20 };
     let batch = runtime.block_on(async {

@@ -16,6 +16,7 @@ use crate::clock;
 use crate::config::{self, Allocations, Config};
 use crate::health::{self, Part, State};
 use crate::samplers::cuda::pins;
+use crate::samplers::process::driver::Proc;
 use crate::samplers::sources::Sources;
 use crate::status::{self, Library};
 use findings::Finding;
@@ -86,10 +87,9 @@ fn pins(config: &config::Cuda) -> Option<Finding> {
 }
 
 fn holders(config: &Config) -> Part {
-    let own = config.proc_root.join("self/cgroup");
-    let (state, message) = match std::fs::read_to_string(&own) {
-        Ok(_) => (State::Active, "cgroups and users of processes are readable".to_owned()),
-        Err(error) => (
+    let (state, message) = match Proc::new(&config.proc_root).check_readable() {
+        Ok(()) => (State::Active, "cgroups and users of processes are readable".to_owned()),
+        Err((own, error)) => (
             State::Failed,
             format!(
                 "cannot read {}: {error}; GPU time cannot be given to tenants and counts as \

@@ -28,6 +28,7 @@ use crate::metrics::{Snapshot, own::Own};
 use crate::model::usage::Record;
 use crate::pacing::Pacing;
 use crate::pipeline::Pipeline;
+use crate::samplers::process::driver::boot_id;
 use crate::samplers::sources::Sources;
 use crate::spool::{Spool, SpoolError, SpoolStatus};
 use crate::status::{self, Status};
@@ -140,7 +141,7 @@ struct Agent {
 
 impl Agent {
     fn start(config: Config) -> Result<Self, RunError> {
-        let boot_id = clock::boot_id(&config.proc_root).map_err(RunError::BootId)?;
+        let boot_id = boot_id(&config.proc_root).map_err(RunError::BootId)?;
         let identity = NodeIdentity {
             cluster: config.cluster.clone(),
             node: config.node.clone(),

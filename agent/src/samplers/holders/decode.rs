@@ -199,25 +199,11 @@ fn name(raw: &str) -> Option<String> {
     (!raw.is_empty()).then(|| raw.to_owned())
 }
 
-/// Field 22 of `/proc/PID/stat`. The command's name comes before it and may hold anything.
-pub(crate) fn start_ticks(stat: &[u8]) -> Option<u64> {
-    let end_of_name = stat.iter().rposition(|it| *it == b')')?;
-    let fields = std::str::from_utf8(&stat[end_of_name + 1..]).ok()?;
-    fields.split_ascii_whitespace().nth(19)?.parse().ok()
-}
-
-/// The first number of the `Uid:` line of `/proc/PID/status`.
-pub(crate) fn real_uid(status: &[u8]) -> Option<u32> {
-    let status = String::from_utf8_lossy(status);
-    let line = status.lines().find_map(|it| it.strip_prefix("Uid:"))?;
-    line.split_ascii_whitespace().next()?.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{any, prop, proptest};
 
-    use super::{Workload, real_uid, start_ticks};
+    use super::Workload;
     use crate::model::ids::{Holder, HolderKind};
 
     const ID: &str = "0f5a9f4b1c3d2e4f60718293a4b5c6d7e8f90a1b2c3d4e5f60718293a4b5c6d7";
@@ -337,26 +323,6 @@ mod tests {
         assert_eq!(Workload::Nothing.holder(None), None);
     }
 
-    #[test]
-    fn start_ticks_come_after_a_name_that_may_hold_anything() {
-        let stat = |name| format!("7 ({name}) S 1 7 7 0 -1 4 9 0 0 0 1 2 0 0 20 0 1 0 160719 3 4");
-        for name in ["cat", "a b) S 1", "((", ""] {
-            assert_eq!(start_ticks(stat(name).as_bytes()), Some(160_719));
-        }
-        for broken in
-            ["", "7 (cat", "7 (cat) S 1 2", "7 cat) S x x x x x x x x x x x x x x x x x x x"]
-        {
-            assert_eq!(start_ticks(broken.as_bytes()), None, "{broken}");
-        }
-    }
-
-    #[test]
-    fn the_real_user_is_the_first_number() {
-        assert_eq!(real_uid(b"Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5"), Some(1000));
-        assert_eq!(real_uid(b"Name:\tUid: 5"), None);
-        assert_eq!(real_uid(b"Uid:\t\n"), None);
-    }
-
     proptest! {
         #[test]
         fn any_text_has_a_tenant(cgroup in any::<String>(), user in "\\PC{1,300}") {
@@ -375,12 +341,6 @@ mod tests {
             let cgroup = format!("0::/{}", parts.join("/"));
             let holder = Workload::of_cgroup(&cgroup).holder(Some((1, "x"))).unwrap();
             assert!(!holder.tenant.is_empty() && !holder.id.is_empty(), "{cgroup}");
-        }
-
-        #[test]
-        fn any_bytes_are_survived(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
-            assert!(start_ticks(&bytes).is_none() || bytes.contains(&b')'));
-            assert!(real_uid(&bytes).is_none() || bytes.starts_with(b"Uid:") || bytes.contains(&b'\n'));
         }
     }
 }

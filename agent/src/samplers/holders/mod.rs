@@ -15,8 +15,9 @@ use std::sync::Arc;
 
 use crate::model::ids::{Holder, ProcessId};
 use crate::samplers::holders::decode::Workload;
-use crate::samplers::holders::driver::Proc;
+use crate::samplers::holders::driver::read;
 use crate::samplers::holders::users::Users;
+use crate::samplers::process::driver::Proc;
 
 /// Answers that are kept. Beyond it a process is read again whenever it is asked for.
 const MAX_HOLDERS: usize = 16_384;
@@ -58,8 +59,7 @@ impl Resolver {
     /// The life that this PID has now; `None` when there is none.
     #[must_use]
     pub fn process_id(&self, tgid: u32) -> Option<ProcessId> {
-        let start_ticks = self.proc.start_ticks(tgid)?;
-        Some(ProcessId { tgid, start_ticks })
+        self.proc.process_id(tgid)
     }
 
     /// Takes in paths of cgroups. Ids are given once and rise: the oldest make room.
@@ -77,7 +77,7 @@ impl Resolver {
         if let Some(holder) = self.holders.get(&process) {
             return Some(holder.clone());
         }
-        let (workload, uid) = match self.proc.read(process) {
+        let (workload, uid) = match read(&self.proc, process) {
             Some(facts) => (Workload::of_cgroup(&facts.cgroup), told.uid.or(facts.uid)),
             None => (Workload::of_path(self.cgroups.get(&told.cgroup?)?), told.uid),
         };

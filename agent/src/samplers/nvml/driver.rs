@@ -26,11 +26,12 @@ use crate::samplers::nvml::decode;
 use crate::samplers::nvml::figures::Raw;
 use crate::samplers::nvml::figures::driver::{Fields, QUESTIONS};
 use crate::samplers::nvml::gpm::driver::Samples;
-use crate::samplers::nvml::probe::{Facts, Plan, is_host_pid_namespace};
+use crate::samplers::nvml::probe::{Facts, Plan};
 use crate::samplers::nvml::processes::driver::{
     compute_processes, graphics_processes, mps_processes, newer_samples, older_samples,
 };
 use crate::samplers::nvml::workers::Visit;
+use crate::samplers::process::driver::in_initial_pid_namespace;
 
 /// Devices that are read; more than that are counted as unlisted.
 pub(crate) const MAX_DEVICES: usize = 64;
@@ -185,8 +186,7 @@ pub(crate) fn now_us() -> u64 {
 
 /// Of this process. Not known is not.
 pub(crate) fn in_host_pid_namespace() -> bool {
-    let link = std::fs::read_link("/proc/self/ns/pid").unwrap_or_default();
-    is_host_pid_namespace(&link.to_string_lossy())
+    in_initial_pid_namespace() == Some(true)
 }
 
 fn probe<'library>(

@@ -7,10 +7,6 @@ use std::collections::BTreeSet;
 
 use crate::samplers::nvml::answers::{Answers, Call, Refusal};
 
-/// What the initial PID namespace is called on every Linux: its inode number is fixed in the
-/// kernel (`PROC_PID_INIT_INO`).
-const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
-
 /// What one device offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Facts {
@@ -126,14 +122,9 @@ fn bit(call: Call) -> u64 {
     1 << (call as u32)
 }
 
-/// Whether the target of `/proc/self/ns/pid` is the namespace whose PIDs the driver uses.
-pub(crate) fn is_host_pid_namespace(link: &str) -> bool {
-    link == INITIAL_PID_NAMESPACE
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{Facts, Instances, Plan, is_host_pid_namespace};
+    use super::{Facts, Instances, Plan};
     use crate::samplers::nvml::answers::{Answers, Call, Refusal};
 
     const PROCESSES: [Call; 5] = [
@@ -226,8 +217,5 @@ mod tests {
         let plan = plan(&capable(), false);
         check(plan, Instances::Whole, &without);
         assert!(!plan.lists_processes);
-        assert!(is_host_pid_namespace("pid:[4026531836]"));
-        assert!(!is_host_pid_namespace("pid:[4026532447]"));
-        assert!(!is_host_pid_namespace(""));
     }
 }

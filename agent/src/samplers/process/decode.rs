@@ -35,6 +35,22 @@ pub(crate) fn start_ticks(stat: &str) -> Option<u64> {
     after_name.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
+/// The real user: the first number of the `Uid:` line of `/proc/PID/status`.
+pub(crate) fn real_uid(status: &str) -> Option<u32> {
+    let line = status.lines().find_map(|it| it.strip_prefix("Uid:"))?;
+    line.split_ascii_whitespace().next()?.parse().ok()
+}
+
+/// What it is called on every Linux since 3.8: its inode number is fixed in the kernel
+/// (`PROC_PID_INIT_INO`).
+const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+/// Whether the target of `/proc/PID/ns/pid` is the namespace of the host, which numbers processes as
+/// the kernel programs and the driver of the GPU do.
+pub(crate) fn is_initial_pid_namespace(link: &str) -> bool {
+    link == INITIAL_PID_NAMESPACE
+}
+
 /// The lines that map a file.
 pub(crate) fn mappings(maps: &str) -> impl Iterator<Item = Mapping<'_>> {
     maps.lines().filter_map(mapping)
@@ -186,9 +202,11 @@ fn double(bytes: &[u8], at: usize) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::{any, proptest};
+
     use super::{
-        FileId, has_own_copies, is_gpu_device, is_own_copy, looks_like_libcuda, looks_like_ucx,
-        mappings, path_of, record, row, start_ticks,
+        FileId, has_own_copies, is_gpu_device, is_initial_pid_namespace, is_own_copy,
+        looks_like_libcuda, looks_like_ucx, mappings, path_of, real_uid, record, row, start_ticks,
     };
     use agent_ebpf::{Counter, Event, Record, Row};
 
@@ -198,8 +216,33 @@ mod tests {
         for name in ["bash", "a b", ") S 1 (", "tmux: server", ""] {
             assert_eq!(start_ticks(&format!("42 ({name}) {rest}")), Some(987_654), "{name}");
         }
-        assert_eq!(start_ticks("42 (bash) S 1"), None);
-        assert_eq!(start_ticks(""), None);
+        for broken in
+            ["", "42 (bash", "42 (bash) S 1", "7 cat) S x x x x x x x x x x x x x x x x x x x"]
+        {
+            assert_eq!(start_ticks(broken), None, "{broken}");
+        }
+    }
+
+    #[test]
+    fn the_real_user_is_the_first_number() {
+        assert_eq!(real_uid("Name:\tx\nUid:\t1000\t0\t0\t0\nGid:\t5"), Some(1000));
+        assert_eq!(real_uid("Name:\tUid: 5"), None);
+        assert_eq!(real_uid("Uid:\t\n"), None);
+    }
+
+    #[test]
+    fn the_namespace_of_the_host_has_one_name() {
+        assert!(is_initial_pid_namespace("pid:[4026531836]"));
+        assert!(!is_initial_pid_namespace("pid:[4026532447]") && !is_initial_pid_namespace(""));
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_survived(text in any::<String>()) {
+            assert!(start_ticks(&text).is_none() || text.contains(')'));
+            assert!(real_uid(&text).is_none() || text.contains("Uid:"));
+            assert!(mappings(&text).all(|it| it.file.inode != 0));
+        }
     }
 
     #[test]

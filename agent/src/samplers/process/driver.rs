@@ -1,10 +1,10 @@
 //! Reads `/proc` and the kernel's type information, and hooks process life. Meaning is in
-//! `decode.rs` and `probe.rs`.
+//! `decode.rs` and `probe.rs`. The only place that knows what is where in `/proc`.
 
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::{DirEntryExt, FileExt, MetadataExt};
+use std::os::unix::fs::{DirEntryExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use agent_ebpf::Offsets;
@@ -14,9 +14,6 @@ use aya::programs::{ProgramError, ProgramFd, RawTracePoint};
 use super::decode::{self, FileId};
 use super::probe::{self, BtfError};
 use crate::model::ids::ProcessId;
-
-/// The kernel gives it this number, fixed since Linux 3.8.
-const INITIAL_NAMESPACE: &str = "pid:[4026531836]";
 
 /// The host's, because this agent sees its PID namespace.
 const INIT: u32 = 1;
@@ -61,6 +58,18 @@ pub(crate) fn offsets() -> Result<Offsets, ProcessError> {
     probe::offsets(&bytes).map_err(ProcessError::Btf)
 }
 
+/// Names this boot of the kernel: boot-time nanoseconds compare only within it.
+pub fn boot_id(proc_root: &Path) -> io::Result<String> {
+    let text = std::fs::read_to_string(proc_root.join("sys/kernel/random/boot_id"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// Whether this process numbers others as the host does; `None` = that cannot be read.
+pub(crate) fn in_initial_pid_namespace() -> Option<bool> {
+    let link = std::fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(decode::is_initial_pid_namespace(&link.to_string_lossy()))
+}
+
 /// A loaded program, and the tracepoint that it is for.
 #[derive(Debug)]
 pub(crate) struct Tracepoint {
@@ -99,9 +108,9 @@ impl Proc {
         if self.root != Path::new("/proc") {
             return Ok(()); // somebody mounted the host's for us
         }
-        match std::fs::read_link("/proc/self/ns/pid") {
-            Ok(own) if own != Path::new(INITIAL_NAMESPACE) => Err(ProcessError::Namespace),
-            _ => Ok(()),
+        match in_initial_pid_namespace() {
+            Some(false) => Err(ProcessError::Namespace),
+            Some(true) | None => Ok(()),
         }
     }
 
@@ -119,15 +128,14 @@ impl Proc {
 
     /// This life of a process.
     pub(crate) fn process_id(&self, tgid: u32) -> Option<ProcessId> {
-        // A process may give itself a name that is not UTF-8.
-        let stat = std::fs::read(self.folder(tgid).join("stat")).ok()?;
-        let stat = String::from_utf8_lossy(&stat);
+        let stat = self.text(tgid, "stat").ok()?;
         Some(ProcessId { tgid, start_ticks: decode::start_ticks(&stat)? })
     }
 
-    /// The user that it runs as.
+    /// The real user, as the namespace of this agent numbers it. Who owns the files in `/proc` is
+    /// another question: those of a process that changed its user are root's.
     pub(crate) fn uid(&self, tgid: u32) -> Option<u32> {
-        std::fs::metadata(self.folder(tgid)).ok().map(|it| it.uid())
+        decode::real_uid(&self.text(tgid, "status").ok()?)
     }
 
     /// Every mapped file that calls itself the CUDA driver library, or is `known` to be one.
@@ -191,6 +199,12 @@ impl Proc {
         self.text(tgid, "smaps")
     }
 
+    /// Whether processes can be read here at all.
+    pub(crate) fn check_readable(&self) -> Result<(), (PathBuf, io::Error)> {
+        let own = self.root.join("self/cgroup");
+        std::fs::read(&own).map(drop).map_err(|error| (own, error))
+    }
+
     /// The names of its cgroups.
     pub(crate) fn cgroup(&self, tgid: u32) -> io::Result<String> {
         self.text(tgid, "cgroup")
@@ -214,7 +228,7 @@ impl Proc {
         if file.take(MOST_TEXT).read_to_end(&mut text)? as u64 == MOST_TEXT {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
-        // Names of files need not be UTF-8.
+        // Names of files and of processes need not be UTF-8.
         Ok(String::from_utf8_lossy(&text).into_owned())
     }
 }
