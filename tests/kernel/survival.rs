@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use agent::clock;
+use agent::config;
 use agent::model::ids::{Holder, HolderKind};
 use agent::model::readings::{Counter, CudaCounts};
 use agent::model::usage::{Accounted, CudaBaseline};
@@ -64,6 +65,26 @@ fn a_successor_goes_on_with_the_same_hooks_and_counts() {
     workload.signal(nix::sys::signal::Signal::SIGTERM);
     let truth = workload.finish();
     assert_eq!(without_wait(exited(&mut tracer, truth.tgid).1.counts), truth.counts());
+}
+
+#[test]
+fn a_successor_that_finds_every_row_taken_counts_nothing_of_its_own() {
+    let (node, pins) = (Node::new(Build::Cmp), BpfFs::new());
+    let start = || {
+        let mut config = node.config(1, Some(&pins.pin_root()));
+        config.budget = config::Cuda::default().budget;
+        Tracer::start(&config, Path::new("/proc"))
+    };
+    let tracer = start();
+    let mut workload = node.start("--rounds 3 --hold");
+    let truth = workload.truth_of_rounds(3);
+    tracer.leave();
+    let readings = start().read(clock::boot());
+    let costs = readings.tracing.hit_costs.expect("it was traced");
+    assert!(costs.measured, "{costs:?}");
+    assert!(readings.overflow.is_zero(), "{:?}", readings.overflow);
+    assert_eq!(readings.tracing.lost["calls"], 0);
+    assert_eq!(without_wait(only(&readings, truth.tgid).1.counts), truth.counts());
 }
 
 #[test]

@@ -23,7 +23,7 @@ use tokio::io::unix::AsyncFd;
 use super::belongings::driver::Belongings;
 use super::bpf::driver::{self as bpf, Batch, LinkInfo, Moment, Places};
 use super::bpf::multi::{MultiError, Programs};
-use super::governor::calibration;
+use super::governor::calibration::{self, driver::CalibrationError};
 use super::governor::cost::ASSUMED;
 use super::governor::driver::Hands;
 use super::governor::gates::Gates;
@@ -89,6 +89,7 @@ pub(crate) struct Kernel {
     gates: Map,
     refused: Map,
     rows: RowReader,
+    offsets: Offsets,
     /// Of programs that are pinned.
     build: u64,
     /// The bounds of a predecessor's maps that go on, where they are not those that are configured.
@@ -271,6 +272,7 @@ impl Kernel {
             owner,
             logs,
             ebpf,
+            offsets,
             build,
             kept: kept.filter(|_| pins.is_ok()),
             pins,
@@ -392,11 +394,11 @@ impl Kernel {
     }
 
     /// What hits cost on this machine, or what they may cost where that cannot be measured.
-    pub(crate) fn hit_costs(&mut self) -> HitCosts {
-        let Some(programs) = &self.multi else { return ASSUMED };
-        let measured = calibration::driver::measure(programs);
-        self.remove_if(std::process::id(), |_| true);
-        measured.unwrap_or_else(|error| {
+    pub(crate) fn hit_costs(&self) -> HitCosts {
+        if self.multi.is_none() {
+            return ASSUMED;
+        }
+        measure_hits(&self.offsets).unwrap_or_else(|error| {
             tracing::warn!("what a hit costs is assumed, not measured: {error}");
             ASSUMED
         })
@@ -418,12 +420,8 @@ impl Kernel {
     /// Removes the row of a process that is gone, which nobody else changes any more. Returns whether
     /// it was there: another process may have the tgid by now.
     pub(crate) fn remove(&mut self, tgid: u32, dead: &Row) -> bool {
-        self.remove_if(tgid, |row| row == dead)
-    }
-
-    fn remove_if(&mut self, tgid: u32, is_that: impl Fn(&Row) -> bool) -> bool {
         let removed = HashMap::<_, u32, Row>::try_from(&mut self.counters).and_then(|mut rows| {
-            let found = is_that(&rows.get(&tgid, 0)?);
+            let found = rows.get(&tgid, 0)? == *dead;
             if found {
                 rows.remove(&tgid)?;
             }
@@ -529,6 +527,16 @@ fn load_object(
         }
     }
     Ok((loader.load(OBJECT)?, kept))
+}
+
+/// On maps of their own: where there is no row for this process in those that count, its calls would
+/// count without an owner.
+fn measure_hits(offsets: &Offsets) -> Result<HitCosts, CalibrationError> {
+    let mut unpinned = Err("the maps of a measurement go with it".to_owned());
+    let bounds = Bounds { max_processes: 1, max_allocations: 1 };
+    let (ebpf, _) = load_object(offsets, bounds, &mut unpinned).map_err(Box::new)?;
+    let programs = Programs::load(OBJECT, descriptors(&ebpf), calibration::driver::uses)?;
+    calibration::driver::measure(&programs)
 }
 
 /// The maps that a predecessor left, where this agent can go on with them; else nothing is left. A
@@ -644,14 +652,17 @@ fn is_at(link: BorrowedFd<'_>, places: &Places, moment: Moment) -> bool {
 
 /// Where the kernel cannot do it, every place gets a link of its own.
 fn load_multi(ebpf: &Ebpf) -> Option<Programs> {
-    let maps = ebpf.maps().filter_map(|(name, map)| Some((name, descriptor(map)?)));
-    match Programs::load(OBJECT, maps) {
+    match Programs::load(OBJECT, descriptors(ebpf), |_| true) {
         Ok(programs) => Some(programs),
         Err(error) => {
             tracing::info!("attaching uprobes one by one, which makes detaching slow: {error}");
             None
         }
     }
+}
+
+fn descriptors(ebpf: &Ebpf) -> impl Iterator<Item = (&str, BorrowedFd<'_>)> {
+    ebpf.maps().filter_map(|(name, map)| Some((name, descriptor(map)?)))
 }
 
 /// The programs of hooks that are always wanted; the others when one is. What they serve is rare, and

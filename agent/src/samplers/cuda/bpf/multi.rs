@@ -34,10 +34,11 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    /// Loads every uprobe program of `object` on top of maps that exist already.
+    /// Loads the `wanted` uprobe programs of `object` on top of maps that exist already.
     pub(crate) fn load<'a>(
         object: &[u8],
         maps: impl Iterator<Item = (&'a str, BorrowedFd<'a>)>,
+        wanted: impl Fn(&str) -> bool,
     ) -> Result<Self, MultiError> {
         let mut object = Object::parse(object)?;
         let definitions = object.maps.clone();
@@ -49,7 +50,7 @@ impl Programs {
         object.relocate_calls(&text)?;
         let mut by_name = BTreeMap::new();
         for (name, program) in &object.programs {
-            if !is_uprobe(&program.section) {
+            if !is_uprobe(&program.section) || !wanted(name) {
                 continue;
             }
             let function = &object.functions[&program.function_key()];

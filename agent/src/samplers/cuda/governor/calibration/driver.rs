@@ -17,6 +17,7 @@ use crate::clock;
 use crate::model::readings::HitCosts;
 use crate::samplers::cuda::bpf::driver::{Moment, Places};
 use crate::samplers::cuda::bpf::multi::{MultiError, Programs};
+use crate::samplers::cuda::driver::KernelError;
 use crate::samplers::cuda::governor::driver::let_go;
 use crate::samplers::cuda::hooks::{HOOKS, Hook};
 
@@ -27,6 +28,8 @@ pub(crate) enum CalibrationError {
     Processor,
     #[error("cannot make a function of its own: {0}")]
     Code(#[from] std::io::Error),
+    #[error(transparent)]
+    Load(#[from] Box<KernelError>),
     #[error(transparent)]
     Attach(#[from] MultiError),
     #[error("hits cost nothing, which cannot be")]
@@ -47,8 +50,17 @@ const EMULATED: [u8; 3] = [0x74, 0x00, 0xc3];
 /// `cmp eax, 0`, which it must step; `ret`.
 const STEPPED: [u8; 6] = [0x3d, 0, 0, 0, 0, 0xc3];
 
+/// What is hooked here: what has no return, and what has one.
+const MEASURED: [&str; 2] = ["cuLaunchKernel", "cuCtxSynchronize"];
+
+/// Whether this program is needed.
+pub(crate) fn uses(program: &str) -> bool {
+    let kinds = MEASURED.into_iter().map(|it| hook(it).kind);
+    kinds.into_iter().any(|it| it.entry_program() == program || it.return_program() == Some(program))
+}
+
 /// Takes some 100 ms, nearly all of which the kernel needs to put hooks on and off. The calls
-/// count as this process's: its row is to be removed.
+/// count as this process's, in the maps that the programs were loaded on.
 pub(crate) fn measure(programs: &Programs) -> Result<HitCosts, CalibrationError> {
     if !cfg!(target_arch = "x86_64") {
         return Err(CalibrationError::Processor);
@@ -99,7 +111,7 @@ impl Code {
     fn hook(&self, programs: &Programs) -> Result<Vec<OwnedFd>, CalibrationError> {
         let path = format!("/proc/self/fd/{}", self.file.as_fd().as_raw_fd());
         let path = CString::new(path).expect("a number and a fixed text hold no zero byte");
-        let (launch, wait) = (hook("cuLaunchKernel"), hook("cuCtxSynchronize"));
+        let [launch, wait] = MEASURED.map(hook);
         let mut links = Vec::new();
         for (offset, hook) in [(ENTRY, launch), (PAIR, wait), (SLOW, launch)] {
             let places = Places { offsets: vec![offset as u64], cookies: vec![hook.cookie.0] };
