@@ -45,7 +45,7 @@ const OUTSIDE: [&str; 30] = [
 ];
 
 const DRIVERS: &str = "of the agent only samplers/*/driver.rs reads /proc and other files of the system: what is \
-     where is then known in one place. Spool, configuration and control have files of their own";
+     where is then known in one place. Spool, configuration, control and recorder have files of their own";
 
 /// What reads files.
 const FILES: [&str; 2] = ["std::fs", "tokio::fs"];
@@ -80,7 +80,7 @@ fn may_have_files(path: &str) -> bool {
     is_pure(path)
         || !is_product(path)
         || inner.starts_with("samplers/") && inner.ends_with("/driver.rs")
-        || ["spool/", "control/", "config.rs"].iter().any(|it| inner.starts_with(it))
+        || ["spool/", "control/", "recorder/", "config.rs"].iter().any(|it| inner.starts_with(it))
 }
 
 fn files(file: &File) -> Vec<Finding> {

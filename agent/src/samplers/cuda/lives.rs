@@ -27,6 +27,8 @@ pub(crate) struct Lives {
     /// Programs that their process has left by exec, oldest first.
     replaced: Vec<(ProcessId, Final)>,
     mapped: BTreeMap<ProcessId, Mapped>,
+    /// Processes that were asked for their mappings and run the same program since.
+    asked: BTreeSet<ProcessId>,
     /// Ends of this reading and of the one before: such a row may still be found, and its end told
     /// again.
     past: [Past; 2],
@@ -94,6 +96,7 @@ impl Lives {
             ended: BTreeMap::new(),
             replaced: Vec::new(),
             mapped: BTreeMap::new(),
+            asked: BTreeSet::new(),
             past: Default::default(),
             overflow: CudaCounts::default(),
             lost: 0,
@@ -109,6 +112,7 @@ impl Lives {
             // It may map other libraries than when it was looked at.
             Event::Appeared => {
                 self.mapped.remove(&process);
+                self.asked.remove(&process);
             }
             Event::Awoke => {}
         }
@@ -144,6 +148,7 @@ impl Lives {
         let is_here = |it: &ProcessId| !self.ended.contains_key(it) && !self.has_ended(it);
         present.rows.retain(|process, _| is_here(process));
         self.mapped.retain(|process, _| present.rows.contains_key(process));
+        self.asked.retain(|process| present.rows.contains_key(process));
         present
     }
 
@@ -183,14 +188,22 @@ impl Lives {
         due.into_iter().take(most).map(|it| it.1).collect()
     }
 
-    /// Takes in what a process maps; `None` when it could not be read.
+    /// Somebody reads what these map.
+    pub(crate) fn asked(&mut self, processes: Vec<ProcessId>) {
+        self.asked.extend(processes);
+    }
+
+    /// Takes in what a process maps; `None` when it could not be read. What was asked of the program
+    /// that it ran before says nothing.
     pub(crate) fn mapped(
         &mut self,
         process: ProcessId,
         at: BootNs,
         files: Option<BTreeSet<FileId>>,
     ) {
-        self.mapped.insert(process, Mapped { at, files });
+        if self.asked.remove(&process) {
+            self.mapped.insert(process, Mapped { at, files });
+        }
     }
 
     /// The CUDA libraries that processes map, as far as they could be asked.
@@ -213,6 +226,7 @@ impl Lives {
     /// Other files are hooked now: what processes map means something else.
     pub(crate) fn forget_mappings(&mut self) {
         self.mapped.clear();
+        self.asked.clear();
     }
 
     /// The reading: everyone present, and those that have ended since the last one.
@@ -276,6 +290,7 @@ impl Lives {
 
     /// One that made no call is no program of interest.
     fn replace(&mut self, process: ProcessId, record: &Record) {
+        self.asked.remove(&process);
         let files = self.mapped.remove(&process).and_then(|it| it.files);
         if decode::counts(&record.row).is_zero() {
             return;
@@ -388,6 +403,11 @@ mod tests {
         lives.note(Event::Exited, &Record { event: Event::Exited as u32, tgid, row });
     }
 
+    fn map(lives: &mut Lives, process: ProcessId, at: BootNs, files: Option<BTreeSet<FileId>>) {
+        lives.asked(vec![process]);
+        lives.mapped(process, at, files);
+    }
+
     fn read(lives: &mut Lives, rows: Vec<(u32, Row)>) -> BTreeMap<ProcessId, CudaProcess> {
         let present = lives.observe(rows, std::iter::empty());
         report(lives, &present)
@@ -498,7 +518,7 @@ mod tests {
     fn check_hooked(files: Option<&[FileId]>, expected: bool) {
         let mut lives = Lives::new(100, 16);
         let present = lives.observe(vec![(5, row(1, 4))], std::iter::empty());
-        lives.mapped(process(5, 1), AT, files.map(|it| it.iter().copied().collect()));
+        map(&mut lives, process(5, 1), AT, files.map(|it| it.iter().copied().collect()));
         let hooked = BTreeSet::from([LIBRARY]);
         let found = lives.report(&present, around(&hooked, &BTreeMap::new()));
         assert_eq!(found[&process(5, 1)].fully_hooked, expected, "{files:?}");
@@ -536,7 +556,7 @@ mod tests {
         let mut lives = Lives::new(100, 16);
         let row = Row { last_launch_ns: launched, ..row(3, 4) };
         let present = lives.observe(vec![(5, row)], std::iter::empty());
-        lives.mapped(process(5, 3), AT, Some(BTreeSet::from([LIBRARY])));
+        map(&mut lives, process(5, 3), AT, Some(BTreeSet::from([LIBRARY])));
         let blind = blind_until.map(|it| (LIBRARY, BootNs(it))).into_iter().collect();
         let (hooked, since) = (BTreeSet::new(), BTreeMap::new());
         let around = Around { blind_until: &blind, ..around(&hooked, &since) };
@@ -558,7 +578,7 @@ mod tests {
     fn check_memory(files: Option<&[FileId]>, since_s: u64, expected: bool) {
         let mut lives = Lives::new(100, 16);
         let present = lives.observe(vec![(5, row(3, 4))], std::iter::empty());
-        lives.mapped(process(5, 3), AT, files.map(|it| it.iter().copied().collect()));
+        map(&mut lives, process(5, 3), AT, files.map(|it| it.iter().copied().collect()));
         let since = BTreeMap::from([(LIBRARY, BootNs(since_s * 1_000_000_000))]);
         let found = lives.report(&present, around(&BTreeSet::new(), &since));
         assert_eq!(found[&process(5, 3)].memory.is_some(), expected, "{files:?} {since_s}");
@@ -574,21 +594,32 @@ mod tests {
     }
 
     #[test]
+    fn what_was_read_of_the_program_before_says_nothing() {
+        let mut lives = Lives::new(100, 16);
+        let present = lives.observe(vec![(5, row(1, 4))], std::iter::empty());
+        lives.asked(vec![process(5, 1)]);
+        let record = Record { event: Event::Executed as u32, tgid: 5, row: row(1, 4) };
+        lives.note(Event::Executed, &record);
+        lives.mapped(process(5, 1), AT, Some(BTreeSet::from([LIBRARY])));
+        assert_eq!(lives.unmapped(&present, AT, 8), [process(5, 1)]);
+    }
+
+    #[test]
     fn mappings_are_read_when_they_may_have_changed() {
         let mut lives = Lives::new(100, 16);
         let rows = vec![(5, row(1, 4)), (6, row(1, 4))];
         let present = lives.observe(rows, std::iter::empty());
         assert_eq!(lives.unmapped(&present, AT, 1), [process(5, 1)]);
-        lives.mapped(process(5, 1), AT, None);
-        lives.mapped(process(6, 1), AT, None);
+        map(&mut lives, process(5, 1), AT, None);
+        map(&mut lives, process(6, 1), AT, None);
         assert_eq!(lives.unmapped(&present, AT, 8), []);
         let record = Record { event: Event::Executed as u32, tgid: 6, row: row(1, 4) };
         lives.note(Event::Executed, &record);
         assert_eq!(lives.unmapped(&present, AT, 8), [process(6, 1)]);
         let later = AT + LOOK_AGAIN_NS + 1;
         assert_eq!(lives.unmapped(&present, later, 8).len(), 2);
-        lives.mapped(process(6, 1), AT + 1, None);
-        lives.mapped(process(5, 1), AT + 2, None);
+        map(&mut lives, process(6, 1), AT + 1, None);
+        map(&mut lives, process(5, 1), AT + 2, None);
         let rows = vec![(5, row(1, 4)), (6, row(1, 4)), (7, row(1, 4))];
         let present = lives.observe(rows, std::iter::empty());
         let due = lives.unmapped(&present, later + 2, 8);

@@ -363,10 +363,7 @@ impl Running {
             }
         }
         let hooked = libraries.take_hooked_files();
-        let files = libraries.files().collect();
-        for process in self.lives.unmapped(&present, at, MAPPINGS_PER_READING) {
-            self.lives.mapped(process, at, proc.mapped_libcuda(process.tgid, &files));
-        }
+        self.map(&present, at, libraries);
         let lost = self.kernel.lost()?;
         let several = is_on_several || self.lives.ended_on_several();
         let parts = if several { self.kernel.belongings.parts()? } else { Parts::new() };
@@ -392,6 +389,17 @@ impl Running {
             overflow: overflow.plus(&self.inherited.ownerless).plus(&self.lives.overflow()),
             lineage: self.inherited.lineage,
         })
+    }
+
+    /// A process can make who reads its mappings wait: so they are not read here.
+    fn map(&mut self, present: &Present, at: BootNs, libraries: &mut Libraries) {
+        let due = self.lives.unmapped(present, at, MAPPINGS_PER_READING);
+        if libraries.ask_mappings(&due) {
+            self.lives.asked(due);
+        }
+        for (process, files) in libraries.take_mappings() {
+            self.lives.mapped(process, at, files);
+        }
     }
 
     fn cgroups(&mut self) -> Result<BTreeMap<u64, Arc<str>>, KernelError> {

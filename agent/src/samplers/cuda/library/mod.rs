@@ -47,6 +47,8 @@ const UNUSED_NS: u64 = 60_000_000_000;
 /// answer is taken at a later reading.
 const WAIT: Duration = Duration::from_millis(100);
 const FIRST_WAIT: Duration = Duration::from_secs(5);
+/// How long the search may take before it is given up, and the process that it looks at is left alone.
+const PATIENCE: Duration = Duration::from_secs(10);
 /// How long hooks stay off for a look at the text.
 const LOOK_WAIT: Duration = Duration::from_millis(200);
 /// Copies that could not be hooked and are remembered.
@@ -67,6 +69,8 @@ pub(crate) struct Libraries {
     /// Files that processes map and that could not be hooked.
     refused: BTreeMap<FileId, Refusal>,
     scanned: Option<BootNs>,
+    /// What processes map, as far as it was told since it was taken last.
+    mapped: Vec<(ProcessId, Option<BTreeSet<FileId>>)>,
     /// What the last look at the processes did not reach.
     postponed: usize,
     unseen: usize,
@@ -132,12 +136,13 @@ impl Libraries {
             wants_memory: config.memory_hooks,
             caps: Caps { all: config.max_libraries, tenant: config.max_libraries_per_tenant },
             proc: proc.clone(),
-            finder: Finder::new(proc.clone(), config.hook_choice()),
+            finder: Finder::new(proc.clone(), config.hook_choice(), PATIENCE),
             hooked: Vec::new(),
             failed: BTreeMap::new(),
             seen: BTreeMap::new(),
             refused: BTreeMap::new(),
             scanned: None,
+            mapped: Vec::new(),
             postponed: 0,
             unseen: 0,
             unwatched: Unwatched::default(),
@@ -179,6 +184,25 @@ impl Libraries {
             changed |= self.take(kernel, answer, at);
         }
         changed
+    }
+
+    /// Asks what these processes map. The answer is waited for, but not for long: it may come later.
+    /// Returns whether they could be asked about.
+    pub(crate) fn ask_mappings(&mut self, processes: &[ProcessId]) -> bool {
+        if processes.is_empty() || !self.finder.is_idle() {
+            return false;
+        }
+        let (mappings, hooked) = (processes.to_vec(), self.files().collect());
+        self.finder.ask(Question { mappings, hooked, ..Question::default() });
+        if let Some(answer) = self.finder.answer(WAIT) {
+            self.mapped.extend(answer.mapped);
+        }
+        true
+    }
+
+    /// The CUDA libraries that processes map, as far as it was told since this was asked last.
+    pub(crate) fn take_mappings(&mut self) -> Vec<(ProcessId, Option<BTreeSet<FileId>>)> {
+        std::mem::take(&mut self.mapped)
     }
 
     /// Looks at text again. What is on it makes pages the processes' own, so that all hooks of such a
@@ -269,6 +293,7 @@ impl Libraries {
 
     fn take(&mut self, kernel: &mut Kernel, answer: Answer, at: BootNs) -> bool {
         let mut changed = false;
+        self.mapped.extend(answer.mapped);
         for (file, result) in answer.rewritten {
             let Some(index) = self.hooked.iter().position(|it| it.file() == file) else { continue };
             let old = self.hooked.remove(index);

@@ -12,6 +12,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use super::driver::{LibraryError, LibraryFile, MappedFile};
 use super::text::{self, TextCheck};
 use crate::config::HookChoice;
+use crate::model::ids::ProcessId;
 use crate::samplers::holders::decode::Workload;
 use crate::samplers::process::decode::{self, FileId};
 use crate::samplers::process::driver::Proc;
@@ -43,6 +44,10 @@ pub(super) struct Question {
     pub(super) watched: Vec<LibraryFile>,
     /// Files whose text is to be looked at again.
     pub(super) checks: Vec<LibraryFile>,
+    /// Processes whose libraries are to be told.
+    pub(super) mappings: Vec<ProcessId>,
+    /// Files that are libraries whatever they are called.
+    pub(super) hooked: BTreeSet<FileId>,
 }
 
 impl Question {
@@ -50,6 +55,7 @@ impl Question {
         self.paths.is_empty()
             && !self.scan
             && self.checks.is_empty()
+            && self.mappings.is_empty()
             && (self.urgent.is_empty() || !self.copies)
     }
 }
@@ -60,6 +66,8 @@ pub(super) struct Answer {
     /// By a file that was watched: what it holds now.
     pub(super) rewritten: Vec<(FileId, Result<Prepared, LibraryError>)>,
     pub(super) checked: Vec<(FileId, TextCheck)>,
+    /// The CUDA libraries that a process maps; `None` = that cannot be read.
+    pub(super) mapped: Vec<(ProcessId, Option<BTreeSet<FileId>>)>,
     /// What the processes map that were looked at so far; `None` when none was looked at now.
     pub(super) seen: Option<Seen>,
 }
@@ -131,7 +139,7 @@ pub(super) struct Search {
     /// What is looked at now, for whoever waits.
     at: Arc<AtomicU32>,
     /// Processes that are left alone, because looking at them did not end.
-    avoided: BTreeSet<u32>,
+    avoided: BTreeSet<ProcessId>,
 }
 
 /// What one process showed.
@@ -149,13 +157,16 @@ impl Search {
         proc: Proc,
         choice: HookChoice,
         at: Arc<AtomicU32>,
-        avoided: BTreeSet<u32>,
+        avoided: BTreeSet<ProcessId>,
     ) -> Self {
         Self { proc, choice, round: 0, looked: BTreeMap::new(), at, avoided }
     }
 
     pub(super) fn answer(&mut self, question: Question) -> Answer {
         let mut answer = Answer::default();
+        for process in question.mappings {
+            answer.mapped.push((process, self.mapped(process, &question.hooked)));
+        }
         for path in question.paths {
             let result = LibraryFile::open(&path, self.choice).map(|it| self.prepare(it));
             let place = Place { path, origin: Origin::Path };
@@ -185,6 +196,22 @@ impl Search {
         answer
     }
 
+    fn mapped(&self, process: ProcessId, hooked: &BTreeSet<FileId>) -> Option<BTreeSet<FileId>> {
+        if self.avoided.contains(&process) {
+            return None;
+        }
+        self.at.store(process.tgid, Ordering::Relaxed);
+        let files = self.proc.mapped_libcuda(process.tgid, hooked)?;
+        // Another one may have its PID by now.
+        (self.proc.process_id(process.tgid) == Some(process)).then_some(files)
+    }
+
+    /// PIDs of those that are left alone: nobody else's.
+    fn avoided(&self) -> BTreeSet<u32> {
+        let lives = |it: &&ProcessId| self.proc.process_id(it.tgid) == Some(**it);
+        self.avoided.iter().filter(lives).map(|it| it.tgid).collect()
+    }
+
     /// The text is looked at here, where it may take its time, and right before the hooks are set.
     fn prepare(&self, library: LibraryFile) -> Prepared {
         let text = self.check(&library);
@@ -193,7 +220,8 @@ impl Search {
 
     fn check(&self, library: &LibraryFile) -> TextCheck {
         let processes = self.proc.list().unwrap_or_default().into_iter().map(|it| it.0);
-        let avoided = |tgid: &u32| self.avoided.contains(tgid);
+        let avoided = self.avoided();
+        let avoided = |tgid: &u32| avoided.contains(tgid);
         let (avoided, processes): (Vec<u32>, Vec<u32>) = processes.partition(avoided);
         let processes =
             processes.into_iter().inspect(|tgid| self.at.store(*tgid, Ordering::Relaxed));
@@ -249,7 +277,8 @@ impl Search {
     fn due(&mut self, scan: bool, urgent: &[u32]) -> Vec<((u32, u64), bool)> {
         self.round += 1;
         let mut present = self.proc.list().unwrap_or_default();
-        present.retain(|(tgid, _)| !self.avoided.contains(tgid));
+        let avoided = self.avoided();
+        present.retain(|(tgid, _)| !avoided.contains(tgid));
         let lives: BTreeSet<_> = present.iter().copied().collect();
         self.looked.retain(|process, _| lives.contains(process));
         let (mut due, rest): (Vec<_>, Vec<_>) =

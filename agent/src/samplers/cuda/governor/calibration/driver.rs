@@ -56,7 +56,9 @@ const MEASURED: [&str; 2] = ["cuLaunchKernel", "cuCtxSynchronize"];
 /// Whether this program is needed.
 pub(crate) fn uses(program: &str) -> bool {
     let kinds = MEASURED.into_iter().map(|it| hook(it).kind);
-    kinds.into_iter().any(|it| it.entry_program() == program || it.return_program() == Some(program))
+    kinds
+        .into_iter()
+        .any(|it| it.entry_program() == program || it.return_program() == Some(program))
 }
 
 /// Takes some 100 ms, nearly all of which the kernel needs to put hooks on and off. The calls
