@@ -105,6 +105,8 @@ pub struct RawCollector {
 pub struct RawHttp {
     /// Of `/metrics`, `/status` and `/healthz`.
     pub listen: String,
+    /// `/metrics` has the readings of devices under the names, units and labels of dcgm-exporter too.
+    pub dcgm_compat: bool,
 }
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -194,7 +196,7 @@ impl Default for RawCollector {
 
 impl Default for RawHttp {
     fn default() -> Self {
-        Self { listen: "127.0.0.1:9810".to_owned() }
+        Self { listen: "127.0.0.1:9810".to_owned(), dcgm_compat: false }
     }
 }
 
@@ -213,6 +215,7 @@ pub struct Config {
     /// `None` = work alone.
     pub collector: Option<String>,
     pub http_listen: SocketAddr,
+    pub dcgm_compat: bool,
     pub admin_socket: PathBuf,
 }
 
@@ -391,6 +394,7 @@ impl RawConfig {
             spool: Spool { path: self.spool.path, max_bytes: self.spool.max_bytes },
             collector,
             http_listen,
+            dcgm_compat: self.http.dcgm_compat,
             admin_socket,
         })
     }

@@ -1,6 +1,7 @@
 //! The agent's `/metrics`: the node's series, as the collector serves them for the fleet, and the
 //! agent's own.
 
+mod dcgm;
 pub mod own;
 mod parts;
 
@@ -37,6 +38,8 @@ pub struct Snapshot {
     pub nvml: NvmlStats,
     pub spool: SpoolStatus,
     pub link: LinkState,
+    /// The readings under the names of dcgm-exporter, too.
+    pub dcgm_compat: bool,
 }
 
 /// The whole body of a scrape. Before the first reading there is nothing to say about the node.
@@ -56,6 +59,9 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
         parts::write_nvml(&mut text, &snapshot.node, &snapshot.nvml);
         parts::write_spool(&mut text, &snapshot.spool);
         parts::write_link(&mut text, &snapshot.link);
+        if snapshot.dcgm_compat {
+            dcgm::write(&mut text, &snapshot.node, &snapshot.live);
+        }
     }
     text.into_body() + &own.render()
 }
@@ -67,6 +73,7 @@ pub fn tables() -> Vec<Table> {
     vec![
         Table { name: "tracing", families: parts::tracing_families() },
         Table { name: "agent", families: own },
+        Table { name: "dcgm", families: dcgm::families() },
     ]
 }
 

@@ -277,6 +277,7 @@ impl Agent {
             nvml: self.sources.nvml.stats(),
             spool,
             link,
+            dcgm_compat: self.config.dcgm_compat,
         };
         self.live.send_replace(Some(live));
         self.published.send_replace(Some(Arc::new(Published { status, snapshot })));
