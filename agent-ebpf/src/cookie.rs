@@ -3,8 +3,8 @@
 use crate::Counter;
 
 /// Counter in bits 0 to 7, position of an argument in 8 to 11, [`Cookie::narrow`] and
-/// [`Cookie::in_thread_stream`] in 12 and 13, a shift in 14 and 15, an [`Op`] in 16 to 23. The upper
-/// bits, from 48 on, hold the gate, plus 1.
+/// [`Cookie::in_thread_stream`] in 12 and 13, a shift in 14 and 15, an [`Op`] in 16 to 23, the
+/// number of the library file in 24 to 39. The upper bits, from 48 on, hold the gate, plus 1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cookie(pub u64);
 
@@ -14,22 +14,35 @@ pub struct Cookie(pub u64);
 pub enum Op {
     /// Nothing that needs to be told.
     None,
+    /// The first call of a process.
+    Begin,
     /// `(pointer to the address, bytes, ..)`.
     Allocate,
     /// `(pointer to the address, pointer to the pitch, width, rows, ..)`.
     AllocatePitched,
-    /// `(pointer to the handle, bytes, properties, ..)`.
-    CreateHandle,
     /// `(address, bytes, ..)`.
     Register,
     /// `(address or handle, ..)`.
     Free,
-    /// Counts where it succeeds, and the second argument as bytes.
-    Sized,
     /// Counts where it succeeds.
     Plain,
     /// Counts where it succeeds, and the time that it took.
     Timed,
+
+    /// `(pointer to the handle, bytes, properties, ..)`.
+    CreateHandle,
+    /// `(pointer to the handle, address)`.
+    RetainHandle,
+    /// `(handle)`.
+    ReleaseHandle,
+    /// `(pointer, handle, ..)`.
+    ExportHandle,
+    /// `(address, bytes, offset, handle, ..)`.
+    Map,
+    /// `(address, bytes)`.
+    Unmap,
+    /// Maps, or unmaps, what a list says.
+    MapArrays,
 
     /// All work of the context ends.
     WaitForContext,
@@ -44,6 +57,8 @@ pub enum Op {
     RetainContext,
     /// `(context)`.
     DestroyContext,
+    /// `(device)`.
+    ReleaseContext,
     /// `(device)`.
     ResetContext,
     /// `(context)`.
@@ -67,10 +82,17 @@ const NARROW: u32 = 12;
 const THREAD_STREAM: u32 = 13;
 const SHIFT: u32 = 14;
 const OP: u32 = 16;
+const FILE: u32 = 24;
 const GATE: u32 = 48;
 
 /// Gates that there are: one for each governed group of each library file.
 pub const GATES: u32 = 1_024;
+/// Of each library file.
+pub const GATES_OF_FILE: u32 = 8;
+/// Which of them is that of context switches.
+pub const SWITCHES: u32 = 3;
+/// Library files that are told apart.
+pub const FILES: u32 = GATES / GATES_OF_FILE;
 
 impl Cookie {
     /// Adds 1 to `calls`.
@@ -117,6 +139,13 @@ impl Cookie {
         Self(self.0 | (shift as u64) << SHIFT)
     }
 
+    /// The same hook in a library file, whose number is less than [`FILES`].
+    #[must_use]
+    pub const fn in_file(self, file: u32) -> Self {
+        debug_assert!(file < FILES, "there are no more files");
+        Self(self.0 | (file as u64) << FILE)
+    }
+
     /// The same hook behind a gate, which is less than [`GATES`].
     #[must_use]
     pub const fn behind(self, gate: u32) -> Self {
@@ -130,6 +159,12 @@ impl Cookie {
     pub const fn gate(self) -> Option<u32> {
         let field = (self.0 >> GATE) as u32;
         if field == 0 { None } else { Some(field - 1) }
+    }
+
+    #[inline(always)]
+    #[must_use]
+    pub const fn file(self) -> u32 {
+        (self.0 >> FILE & 0xffff) as u32
     }
 
     #[inline(always)]
@@ -171,7 +206,7 @@ impl Cookie {
 
 #[cfg(test)]
 mod tests {
-    use super::{Cookie, GATES, Op};
+    use super::{Cookie, FILES, GATES, Op};
     use crate::Counter;
 
     #[test]
@@ -185,7 +220,9 @@ mod tests {
         let op = Cookie::op(Counter::Streams, Op::PeerVolume).at(3).narrow().in_thread_stream();
         assert_eq!((op.counter(), op.position(), op.shift()), (Counter::Streams as usize, 3, 0));
         assert!(op.is_narrow() && op.is_in_thread_stream() && op.is(Op::PeerVolume));
-        let behind = op.behind(GATES - 1);
+        let behind = op.behind(GATES - 1).in_file(FILES - 1);
+        assert_eq!((op.file(), behind.file()), (0, FILES - 1));
+        assert!(behind.is(Op::PeerVolume));
         assert_eq!((op.gate(), behind.gate()), (None, Some(GATES - 1)));
         assert_eq!((behind.counter(), behind.position()), (op.counter(), op.position()));
     }

@@ -1,12 +1,14 @@
 //! Which device a call is for. Almost every program uses one, and then nothing is looked up.
 
-use agent_ebpf::keys::{ContextKey, DeviceKey, Part};
+use agent_ebpf::cookie::Cookie;
+use agent_ebpf::keys::{Context, ContextKey, DeviceKey, Part, by};
 use agent_ebpf::{Counter, Loss, NO_DEVICE, Row, UNKNOWN_DEVICE, flag};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_get_attach_cookie;
 
 use crate::maps::{CONTEXTS, DEVICES, UUIDS, ZERO};
-use crate::{atomic, live, loss, rows, spans, threads};
+use crate::{atomic, gate, live, loss, rows, sight, spans, threads};
 
 /// Where the call of a thread counts: in its row, and apart where it is for another device than the
 /// program's first.
@@ -19,9 +21,9 @@ pub(crate) struct Account {
 
 impl Account {
     #[inline(always)]
-    pub(crate) fn current(row: *mut Row) -> Self {
+    pub(crate) fn current<C: EbpfContext>(ctx: &C, row: *mut Row) -> Self {
         let several = rows::has(row, flag::SEVERAL_DEVICES);
-        Self { row, device: if several { elsewhere(row) } else { NO_DEVICE } }
+        Self { row, device: if several { elsewhere(ctx, row) } else { NO_DEVICE } }
     }
 
     /// For a call that names its device.
@@ -46,7 +48,7 @@ impl Account {
 /// another one than its first.
 #[inline(never)]
 pub(crate) fn also<C: EbpfContext>(ctx: &C, row: *mut Row, counter: u64, amount: u64) {
-    let device = elsewhere(row);
+    let device = elsewhere(ctx, row);
     if device != NO_DEVICE {
         add_apart(ctx, row, device, counter, amount);
     }
@@ -54,8 +56,8 @@ pub(crate) fn also<C: EbpfContext>(ctx: &C, row: *mut Row, counter: u64, amount:
 
 /// Device of the thread's context where it is not the program's first.
 #[inline(never)]
-fn elsewhere(row: *mut Row) -> u32 {
-    let device = match threads::known().and_then(|it| threads::context(it)) {
+fn elsewhere<C: EbpfContext>(ctx: &C, row: *mut Row) -> u32 {
+    let device = match current_context(ctx) {
         Some(context) => device_of(row, context),
         None => UNKNOWN_DEVICE,
     };
@@ -66,7 +68,7 @@ fn elsewhere(row: *mut Row) -> u32 {
 fn device_of(row: *const Row, context: u64) -> u32 {
     match CONTEXTS.get_ptr(context_key(row, context)) {
         // SAFETY: it is a map value.
-        Some(device) => unsafe { device.read_volatile() },
+        Some(it) => unsafe { (&raw const (*it).device).read_volatile() },
         None => UNKNOWN_DEVICE,
     }
 }
@@ -103,6 +105,8 @@ pub(crate) fn note<C: EbpfContext>(ctx: &C, row: *mut Row, context: u64, device:
     let key = context_key(row, context);
     if let Some(known) = CONTEXTS.get_ptr_mut(key) {
         // SAFETY: `known` is a map value.
+        let known = unsafe { &raw mut (*known).device };
+        // SAFETY: as above.
         if device != UNKNOWN_DEVICE && unsafe { known.read_volatile() } != device {
             // SAFETY: as above.
             unsafe { known.write_volatile(device) };
@@ -110,7 +114,8 @@ pub(crate) fn note<C: EbpfContext>(ctx: &C, row: *mut Row, context: u64, device:
         }
         return;
     }
-    match CONTEXTS.insert(key, device, u64::from(BPF_NOEXIST)) {
+    let made = Context { device, ..Context::default() };
+    match CONTEXTS.insert(key, made, u64::from(BPF_NOEXIST)) {
         Ok(()) => count_context(row, context, device),
         // Another thread was first, or there is no room.
         Err(_) if CONTEXTS.get_ptr(key).is_some() => {}
@@ -128,7 +133,10 @@ fn count_context(row: *mut Row, context: u64, device: u32) {
     if alive == 1 {
         // SAFETY: as above.
         unsafe { (&raw mut (*row).context).write_volatile(context) };
-    } else {
+    } else if !rows::has(row, flag::SEVERAL_CONTEXTS) {
+        // Until now nobody has noted in which context memory was allocated.
+        // SAFETY: as above.
+        mark_memory(row, unsafe { (&raw const (*row).context).read_volatile() });
         rows::set(row, flag::SEVERAL_CONTEXTS);
     }
     let home = home(row);
@@ -154,6 +162,32 @@ unsafe fn add_contexts(row: *mut Row, more: u64) -> u64 {
     unsafe { contexts.read_volatile() }
 }
 
+/// Memory was allocated, which goes with the thread's context.
+#[inline(never)]
+pub(crate) fn take_memory<C: EbpfContext>(ctx: &C, row: *mut Row) {
+    if !current_context(ctx).is_some_and(|it| mark_memory(row, it)) {
+        rows::set(row, flag::SCATTERED_MEMORY);
+    }
+}
+
+/// Returns whether the context is known.
+#[inline(always)]
+fn mark_memory(row: *const Row, context: u64) -> bool {
+    let Some(known) = CONTEXTS.get_ptr_mut(context_key(row, context)) else { return false };
+    // SAFETY: `known` is a map value.
+    unsafe { (&raw mut (*known).memory).write_volatile(1) };
+    true
+}
+
+/// Handle of the thread's current context; `None` = none, or not known.
+#[inline(always)]
+fn current_context<C: EbpfContext>(ctx: &C) -> Option<u64> {
+    // SAFETY: the context is the one that the kernel gave the program.
+    let cookie = Cookie(unsafe { bpf_get_attach_cookie(ctx.as_ptr()) });
+    let sight = gate::switches(cookie);
+    threads::known().and_then(|it| threads::context(it, sight))
+}
+
 /// The device of a context that was used before anyone said where it is.
 #[inline(always)]
 fn settle_home(row: *mut Row, context: u64, device: u32) {
@@ -169,35 +203,96 @@ fn settle_home(row: *mut Row, context: u64, device: u32) {
     }
 }
 
-/// A context is gone. With the only one goes all memory and all work.
+/// The primary context of a device is retained once more.
 #[inline(never)]
-pub(crate) fn forget(row: *mut Row, context: u64) {
-    rows::add(row, Counter::ContextsDestroyed as usize, 1);
-    let was_known = CONTEXTS.remove(context_key(row, context)).is_ok();
-    if !was_known || rows::has(row, flag::SHARED) {
+pub(crate) fn retain<C: EbpfContext>(ctx: &C, row: *mut Row, context: u64, device: u32) {
+    note(ctx, row, context, device);
+    if rows::has(row, flag::SHARED) {
         return;
     }
-    // SAFETY: `row` is a map value.
-    let alive = unsafe { add_contexts(row, 1_u64.wrapping_neg()) };
-    if alive == 0 {
-        live::reset(row);
-        spans::end(row);
+    let key = primary_key(row, device);
+    if CONTEXTS.get_ptr(key).is_none() {
+        let none = Context { handle: context, device, ..Context::default() };
+        // Another thread may be first; no room shows below.
+        let _ = CONTEXTS.insert(key, none, u64::from(BPF_NOEXIST));
+    }
+    let Some(primary) = CONTEXTS.get_ptr_mut(key) else {
+        loss::count(ctx, Loss::Contexts, key.tgid);
+        return;
+    };
+    // SAFETY: `primary` is a map value.
+    unsafe {
+        (&raw mut (*primary).handle).write_volatile(context);
+        atomic::add(&raw mut (*primary).retained, 1);
     }
 }
 
-/// The primary context of a device was reset. Which one that is, is known where it is the only one.
+/// It is not needed any more by one who retained it. With the last one it goes.
 #[inline(never)]
-pub(crate) fn reset(row: *mut Row, device: u32) {
-    // SAFETY: `row` is a map value.
-    let (only, contexts) = unsafe {
-        let only = (&raw const (*row).context).read_volatile();
-        (only, (&raw const (*row).contexts).read_volatile())
+pub(crate) fn release<C: EbpfContext>(ctx: &C, row: *mut Row, device: u32) {
+    if rows::has(row, flag::SHARED) {
+        return;
+    }
+    if rows::has(row, flag::UNSEEN) {
+        return live::lose_sight(row);
+    }
+    let Some(primary) = CONTEXTS.get_ptr_mut(primary_key(row, device)) else {
+        return live::lose_sight(row);
     };
-    if contexts == 1 && home(row) == device {
-        forget(row, only);
-    } else {
+    // SAFETY: `primary` is a map value.
+    let (handle, retained) = unsafe { ((*primary).handle, &raw mut (*primary).retained) };
+    // SAFETY: as above.
+    if unsafe { retained.read_volatile() } == 0 {
+        // Somebody retained it unseen: when it goes is not known.
+        return live::lose_sight(row);
+    }
+    // SAFETY: as above, aligned to 8 bytes.
+    unsafe { atomic::add(retained, 1_u64.wrapping_neg()) };
+    // SAFETY: as above. Of two threads that come at once one finds it gone.
+    if unsafe { retained.read_volatile() } == 0 && forget(ctx, row, handle) {
         rows::add(row, Counter::ContextsDestroyed as usize, 1);
     }
+}
+
+/// The primary context of a device was reset. Who retained it still does.
+#[inline(never)]
+pub(crate) fn reset<C: EbpfContext>(ctx: &C, row: *mut Row, device: u32) {
+    rows::add(row, Counter::ContextsDestroyed as usize, 1);
+    match CONTEXTS.get_ptr(primary_key(row, device)) {
+        Some(primary) => {
+            // SAFETY: `primary` is a map value.
+            let handle = unsafe { (&raw const (*primary).handle).read_volatile() };
+            forget(ctx, row, handle);
+        }
+        None => live::lose_sight(row),
+    }
+}
+
+/// A context is gone. With the only one goes all memory and all work; how much goes with one of several
+/// is not known, where it may have any. Returns whether it was there.
+#[inline(never)]
+pub(crate) fn forget<C: EbpfContext>(ctx: &C, row: *mut Row, context: u64) -> bool {
+    let key = context_key(row, context);
+    let Some(known) = CONTEXTS.get_ptr(key) else { return false };
+    // SAFETY: `known` is a map value.
+    let had_memory = unsafe { (&raw const (*known).memory).read_volatile() } != 0;
+    // Of two threads that come at once one removes it.
+    if CONTEXTS.remove(key).is_err() || rows::has(row, flag::SHARED) {
+        return false;
+    }
+    sight::check(ctx, row);
+    // SAFETY: `row` is a map value.
+    let alive = unsafe { add_contexts(row, 1_u64.wrapping_neg()) };
+    // There may be contexts that nobody has seen.
+    if alive != 0 || rows::has(row, flag::UNSEEN) {
+        if had_memory || rows::has(row, flag::SCATTERED_MEMORY) || rows::has(row, flag::UNSEEN) {
+            live::lose_sight(row);
+        }
+        return true;
+    }
+    live::reset(row);
+    spans::end(row);
+    true
 }
 
 /// The program has asked which device an ordinal names.
@@ -211,7 +306,14 @@ pub(crate) fn identify<C: EbpfContext>(ctx: &C, row: *mut Row, device: u32, uuid
 
 #[inline(always)]
 fn context_key(row: *const Row, context: u64) -> ContextKey {
-    ContextKey { program: rows::program(row), tgid: rows::current_tgid(), unused: 0, context }
+    let (program, tgid) = (rows::program(row), rows::current_tgid());
+    ContextKey { program, tgid, by: by::HANDLE, name: context }
+}
+
+#[inline(always)]
+fn primary_key(row: *const Row, device: u32) -> ContextKey {
+    let (program, tgid) = (rows::program(row), rows::current_tgid());
+    ContextKey { program, tgid, by: by::DEVICE, name: u64::from(device) }
 }
 
 #[inline(always)]

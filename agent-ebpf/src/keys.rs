@@ -46,6 +46,8 @@ pub mod space {
     pub const DEVICE: u16 = 0;
     pub const HANDLE: u16 = 1;
     pub const HOST: u16 = 2;
+    /// Where physical memory is mapped: no allocation, but it keeps one.
+    pub const MAPPING: u16 = 3;
 }
 
 /// Value of `LIVE`.
@@ -53,8 +55,10 @@ pub mod space {
 #[repr(C)]
 pub struct Live {
     pub bytes: u64,
-    /// First counter of the kind of memory.
+    /// First counter of the kind of memory; of a mapping, the handle of what is mapped.
     pub kind: u64,
+    /// References to a handle and mappings of its memory, which lives as long as there is one.
+    pub holds: u64,
 }
 
 /// How many allocations have room in `SLOTS`. A power of 2.
@@ -79,15 +83,47 @@ pub struct Slot {
     pub live: Live,
 }
 
-/// Key of `CONTEXTS`, whose value is the ordinal of the context's device, plus 1, or
-/// [`crate::UNKNOWN_DEVICE`].
+/// Key of `CONTEXTS`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(C)]
 pub struct ContextKey {
     pub program: u64,
     pub tgid: u32,
-    pub unused: u32,
-    pub context: u64,
+    /// A [`by`].
+    pub by: u32,
+    pub name: u64,
+}
+
+/// What names a context in a [`ContextKey`].
+pub mod by {
+    /// Its handle.
+    pub const HANDLE: u32 = 0;
+    /// The device whose primary context it is: its ordinal plus 1.
+    pub const DEVICE: u32 = 1;
+}
+
+/// Value of `CONTEXTS`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Context {
+    /// Its handle, where the key has the device.
+    pub handle: u64,
+    /// How often it is retained, where the key has the device.
+    pub retained: u64,
+    /// The ordinal of its device, plus 1, or [`crate::UNKNOWN_DEVICE`].
+    pub device: u32,
+    /// Not 0: memory may have been allocated in it.
+    pub memory: u32,
+}
+
+/// Value of `SIGHTS`: from when on the work of a library file's processes is seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct Sight {
+    /// CLOCK_BOOTTIME ns. Of processes that are older not all work was seen; 0 = of none.
+    pub since_ns: u64,
+    /// From when on those may have work of which nothing is known.
+    pub blind_ns: u64,
 }
 
 /// Key of `DEVICES` and `UUIDS`: a device as a program numbers it, plus 1, or
@@ -134,6 +170,9 @@ pub struct Thread {
     pub under_way: u32,
     /// May be more than there is room for: then the current one is not known.
     pub depth: u32,
+    /// What the gate of context switches held when `contexts` began: another value, and some may have
+    /// been missed.
+    pub sight: u64,
 }
 
 /// How many threads have room in `SEATS`. A power of 2.
@@ -150,12 +189,14 @@ pub struct Seat {
 
 const _: () = assert!(SEATS.is_power_of_two() && SLOTS.is_power_of_two() && WAYS.is_power_of_two());
 const _: () = assert!(size_of::<LiveKey>() == 24);
-const _: () = assert!(size_of::<Live>() == 16);
+const _: () = assert!(size_of::<Live>() == 24);
 const _: () = assert!(size_of::<ContextKey>() == 24);
+const _: () = assert!(size_of::<Context>() == 24);
+const _: () = assert!(size_of::<Sight>() == 16);
 const _: () = assert!(size_of::<DeviceKey>() == 16);
 const _: () = assert!(size_of::<Part>() == 8 * COUNTERS);
 const _: () = assert!(size_of::<Call>() == 40);
-const _: () = assert!(size_of::<Thread>() == 40 * CALLS + 8 * CONTEXTS + 8);
+const _: () = assert!(size_of::<Thread>() == 40 * CALLS + 8 * CONTEXTS + 16);
 const _: () = assert!(CALLS.is_power_of_two() && CONTEXTS.is_power_of_two());
 
 // SAFETY: `repr(C)`, only integers, no padding: every bit pattern is a valid value.
@@ -167,6 +208,12 @@ unsafe impl aya::Pod for Live {}
 // SAFETY: as for `LiveKey`.
 #[cfg(not(target_arch = "bpf"))]
 unsafe impl aya::Pod for ContextKey {}
+// SAFETY: as for `LiveKey`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Context {}
+// SAFETY: as for `LiveKey`.
+#[cfg(not(target_arch = "bpf"))]
+unsafe impl aya::Pod for Sight {}
 // SAFETY: as for `LiveKey`.
 #[cfg(not(target_arch = "bpf"))]
 unsafe impl aya::Pod for DeviceKey {}

@@ -47,7 +47,7 @@ mod tests {
     use crate::ABI;
 
     /// The number of the layout, and the layout that it was given to.
-    const NUMBERED: (u32, u64) = (7, 12_328_131_735_941_401_882);
+    const NUMBERED: (u32, u64) = (8, 4_162_798_281_671_077_149);
 
     #[test]
     fn a_layout_has_a_number_of_its_own() {

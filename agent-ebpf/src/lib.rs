@@ -15,7 +15,7 @@ use core::mem::size_of;
 /// Names everything that outlives an agent: the layouts here, the maps, what a cookie means and what
 /// a counter counts. An agent goes on with maps of its own number only, and puts its own programs in
 /// the place of those of another build. [`layout`] has the check that a change gets a number.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// Index into [`Row::counts`]. What is counted at the entry of a call says *asked*; what waits for its
 /// result counts only where that is known.
@@ -94,13 +94,19 @@ pub enum Counter {
     ModuleLoadNs,
     /// Contexts that were created, and primary ones that were retained, each time.
     Contexts,
-    /// Contexts that it destroyed or reset.
+    /// Contexts that it destroyed or reset, and primary ones that nobody retained any more.
     ContextsDestroyed,
     Streams,
+    /// Calls that make another context the thread's current one, or the one before.
+    ContextSwitches,
+    /// Handles of physical memory that were asked for again.
+    HandleRetains,
+    /// Memory that was handed out to other processes.
+    Exports,
 }
 
 /// How many counters a row has.
-pub const COUNTERS: usize = Counter::Streams as usize + 1;
+pub const COUNTERS: usize = Counter::Exports as usize + 1;
 
 impl Counter {
     /// The counter `steps` after this one.
@@ -153,6 +159,8 @@ pub struct Row {
     pub resets: u32,
     /// Not 0: some of its allocations found no slot, and are in `LIVE`.
     pub spilled: u32,
+    /// 0 or 1 for each [`flag`]. A byte each, so that setting one needs no atomic operation.
+    pub flags: [u8; FLAGS],
     /// CLOCK_BOOTTIME ns of the first launch that is not known to have ended; 0 = there is none.
     pub pending_since_ns: u64,
     /// CLOCK_BOOTTIME ns of the newest kernel or graph launch, to within a tick of the kernel's
@@ -161,8 +169,8 @@ pub struct Row {
     /// The timer tick at which `last_launch_ns` was taken, 0 where `pending_since_ns` must be looked
     /// at: reading the clock costs more than all the rest of a hit, so it is read once a tick.
     pub last_launch_tick: u64,
-    /// 0 or 1 for each [`flag`]. A byte each, so that setting one needs no atomic operation.
-    pub flags: [u8; 8],
+    /// Waits whose end was seen: one that outlasts its hook has none.
+    pub waits_ended: u64,
     pub counts: [u64; COUNTERS],
 }
 
@@ -170,6 +178,9 @@ pub struct Row {
 pub const NO_DEVICE: u32 = 0;
 /// A context whose device nobody has told.
 pub const UNKNOWN_DEVICE: u32 = u32::MAX;
+
+/// How many bytes there are for flags.
+pub const FLAGS: usize = 16;
 
 /// Indices into [`Row::flags`].
 pub mod flag {
@@ -191,6 +202,13 @@ pub mod flag {
     /// The counts are in the overflow row, or soon will be: they have no owner any more. Set before
     /// they get there.
     pub const ABANDONED: usize = 7;
+    /// Not all of its work was seen: what streams and contexts it has is not known, so that no wait
+    /// ends all work.
+    pub const UNSEEN: usize = 8;
+    /// Memory went with a context, and how much is not known: `live_bytes` may be too large.
+    pub const UNCLEAR_MEMORY: usize = 9;
+    /// Memory was allocated in one of several contexts, and which one is not known.
+    pub const SCATTERED_MEMORY: usize = 10;
 }
 
 /// Why a record was sent.
@@ -283,10 +301,11 @@ impl Default for Row {
             home: NO_DEVICE,
             resets: 0,
             spilled: 0,
+            flags: [0; FLAGS],
             pending_since_ns: 0,
             last_launch_ns: 0,
             last_launch_tick: 0,
-            flags: [0; 8],
+            waits_ended: 0,
             counts: [0; COUNTERS],
         }
     }
@@ -328,7 +347,7 @@ pub struct Offsets {
 
 const _: () = assert!(Counter::HostFreedBytes as usize + 1 == Counter::Maps as usize);
 const _: () = assert!(Loss::Sizes as usize + 1 == LOSSES);
-const _: () = assert!(size_of::<Row>() == 112 + 8 * COUNTERS);
+const _: () = assert!(size_of::<Row>() == 128 + 8 * COUNTERS);
 const _: () = assert!(size_of::<Record>() == 8 + size_of::<Row>());
 const _: () = assert!(size_of::<Offsets>() == 44);
 

@@ -23,6 +23,8 @@ mod process;
 #[cfg(target_arch = "bpf")]
 mod rows;
 #[cfg(target_arch = "bpf")]
+mod sight;
+#[cfg(target_arch = "bpf")]
 mod slots;
 #[cfg(target_arch = "bpf")]
 mod spans;

@@ -4,7 +4,10 @@
 //! `cuda.max_allocations`; the numbers here are the defaults. All hash maps are preallocated: a hit
 //! never allocates, and kernels before 6.1 complain about programs that might.
 
-use agent_ebpf::keys::{self, ContextKey, DeviceKey, Live, LiveKey, Part, Seat, Slot, Thread};
+use agent_ebpf::cookie::FILES;
+use agent_ebpf::keys::{
+    self, Context, ContextKey, DeviceKey, Live, LiveKey, Part, Seat, Sight, Slot, Thread,
+};
 use agent_ebpf::{Cgroup, LOSSES, OWNERSHIPS, Offsets, Row};
 use aya_ebpf::Global;
 use aya_ebpf::macros::map;
@@ -62,15 +65,15 @@ pub(crate) static SLOTS: Array<Slot> = Array::with_max_entries(keys::SLOTS, 0);
 #[map]
 pub(crate) static NAMES: Array<u64> = Array::with_max_entries(keys::SLOTS, 0);
 
-/// Allocations that were not freed and found no slot. User space removes those of ended programs. Full:
-/// live memory is too small, the row says so, and `LOST` counts it.
+/// Allocations that were not freed and found no slot, physical memory, and where that is mapped. User space
+/// removes those of ended programs. Full: live memory is too small, the row says so, and `LOST` counts it.
 #[map]
 pub(crate) static LIVE: HashMap<LiveKey, Live> = HashMap::with_max_entries(65_536, 0);
 
-/// Devices of contexts. User space removes those of ended programs. Full: the device of the context
-/// is not known, which counts in `LOST`.
+/// Devices of contexts, and how often primary ones are retained. User space removes those of ended
+/// programs. Full: the device of the context, or when it ends, is not known, which counts in `LOST`.
 #[map]
-pub(crate) static CONTEXTS: HashMap<ContextKey, u32> = HashMap::with_max_entries(16_384, 0);
+pub(crate) static CONTEXTS: HashMap<ContextKey, Context> = HashMap::with_max_entries(16_384, 0);
 
 /// What programs with several devices did elsewhere than on their first. User space removes what
 /// belongs to ended programs. Full: it counts as done on the first one, and in `LOST`.
@@ -86,6 +89,10 @@ pub(crate) static UUIDS: HashMap<DeviceKey, [u8; 16]> = HashMap::with_max_entrie
 /// Full: the span goes on, which keeps the bound true; an account is ended all the same.
 #[map]
 pub(crate) static CLOSING: HashMap<u32, u8> = HashMap::with_max_entries(1_024, 0);
+
+/// By library file: since when all work of its processes is seen. Written by user space.
+#[map]
+pub(crate) static SIGHTS: Array<Sight> = Array::with_max_entries(FILES, 0);
 
 /// Records for user space: about 1,700 fit. Full: counted in `LOST`; an exit leaves its row behind,
 /// marked dead, and user space finds it at its next reading.

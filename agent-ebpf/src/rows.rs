@@ -2,7 +2,7 @@
 
 use core::arch::asm;
 
-use agent_ebpf::keys::ContextKey;
+use agent_ebpf::keys::{ContextKey, by};
 use agent_ebpf::{COUNTERS as COUNTS, Counter, Event, Loss, Record, Row, flag};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::bindings::BPF_NOEXIST;
@@ -11,7 +11,7 @@ use aya_ebpf::helpers::{bpf_get_current_pid_tgid, bpf_get_current_uid_gid};
 use aya_ebpf::maps::Array;
 
 use crate::maps::{CLOSING, CONTEXTS, COUNTERS, EVENTS, OVERFLOW, RETIRED, TRACKED, ZERO};
-use crate::{atomic, cgroups, loss, spans, task};
+use crate::{atomic, cgroups, loss, sight, spans, task};
 
 /// Where the calling process counts: its own row, made on its first call, or the overflow row.
 #[inline(always)]
@@ -93,6 +93,12 @@ pub(crate) fn set(row: *mut Row, flag: usize) {
     unsafe { (&raw mut (*row).flags).cast::<u8>().add(flag).write_volatile(1) };
 }
 
+#[inline(always)]
+pub(crate) fn clear(row: *mut Row, flag: usize) {
+    // SAFETY: `row` is a map value, and every flag is within it.
+    unsafe { (&raw mut (*row).flags).cast::<u8>().add(flag).write_volatile(0) };
+}
+
 /// The program that a row belongs to: of the calling process where the row does not say.
 #[inline(always)]
 pub(crate) fn program(row: *const Row) -> u64 {
@@ -114,6 +120,7 @@ fn admit<C: EbpfContext>(ctx: &C, tgid: u32) {
     }
     if let Some(row) = COUNTERS.get_ptr_mut(tgid) {
         identify(row);
+        sight::begin(ctx, row);
         // SAFETY: `row` is a map value.
         cgroups::remember(ctx, unsafe { (*row).cgroup_id }, tgid);
         announce(ctx, Event::Appeared, tgid);
@@ -213,8 +220,11 @@ fn finish(tgid: u32) {
     // SAFETY: `row` is a map value.
     let (contexts, program, context) = unsafe { ((*row).contexts, (*row).program, (*row).context) };
     if contexts == 1 {
-        let _ = CONTEXTS.remove(ContextKey { program, tgid, unused: 0, context });
+        let _ = CONTEXTS.remove(ContextKey { program, tgid, by: by::HANDLE, name: context });
     }
+    // SAFETY: as above.
+    let home = u64::from(unsafe { (*row).home });
+    let _ = CONTEXTS.remove(ContextKey { program, tgid, by: by::DEVICE, name: home });
 }
 
 /// Nobody will read this row: its counts lose their owner.

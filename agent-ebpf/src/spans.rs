@@ -32,11 +32,27 @@ pub(crate) fn open(row: *mut Row, now: u64) {
     }
 }
 
+/// Work may have been under way since `from`.
+#[inline(always)]
+pub(crate) fn open_from(row: *mut Row, from: u64) {
+    // SAFETY: `row` is a map value.
+    let since = unsafe { &raw mut (*row).pending_since_ns };
+    // SAFETY: as above.
+    let before = unsafe { since.read_volatile() };
+    if before == 0 || before > from {
+        // SAFETY: as above.
+        unsafe { since.write_volatile(from) };
+    }
+}
+
 /// All work of the context was waited for; `before` launches had been made when the wait began. More
 /// than one context, or a launch since, and there may be work still.
 #[inline(never)]
 pub(crate) fn close(row: *mut Row, tgid: u32, before: u64) {
-    if rows::has(row, flag::SEVERAL_CONTEXTS) || pending(row) == 0 || launches(row) != before {
+    if rows::has(row, flag::UNSEEN) || rows::has(row, flag::SEVERAL_CONTEXTS) {
+        return;
+    }
+    if pending(row) == 0 || launches(row) != before {
         return;
     }
     // One thread at a time: two would count the span twice.

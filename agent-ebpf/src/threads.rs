@@ -149,9 +149,14 @@ fn call_at(thread: *mut Thread, index: usize) -> *mut Call {
     unsafe { (&raw mut (*thread).calls).cast::<Call>().add(index & (CALLS - 1)) }
 }
 
-/// Handle of the current context; `None` = none, or not known.
+/// Handle of the current context; `None` = none, or not known. `sight`: what the gate of context switches
+/// holds.
 #[inline(always)]
-pub(crate) fn context(thread: *const Thread) -> Option<u64> {
+pub(crate) fn context(thread: *const Thread, sight: u64) -> Option<u64> {
+    // SAFETY: `thread` is a map value that only this thread writes.
+    if sight & 1 == 1 || sight != unsafe { (&raw const (*thread).sight).read_volatile() } {
+        return None;
+    }
     // SAFETY: `thread` is a map value that only this thread writes.
     let depth = unsafe { (&raw const (*thread).depth).read_volatile() } as usize;
     if depth == 0 || depth > CONTEXTS {
@@ -159,6 +164,20 @@ pub(crate) fn context(thread: *const Thread) -> Option<u64> {
     }
     // SAFETY: as above.
     Some(unsafe { context_at(thread.cast_mut(), depth - 1).read_volatile() })
+}
+
+/// What is known of the thread's contexts says nothing where a switch may have been missed since.
+#[inline(always)]
+pub(crate) fn look_at_contexts(thread: *mut Thread, sight: u64) {
+    // SAFETY: `thread` is a map value that only this thread writes.
+    let before = unsafe { &raw mut (*thread).sight };
+    // SAFETY: as above.
+    if unsafe { before.read_volatile() } != sight {
+        // SAFETY: as above.
+        unsafe { before.write(sight) };
+        // SAFETY: as above.
+        unsafe { (&raw mut (*thread).depth).write(0) };
+    }
 }
 
 /// Another context is current, until it is popped.

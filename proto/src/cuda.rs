@@ -5,10 +5,10 @@ use std::ops::{Index, IndexMut};
 use crate::telemetry::v1::{CudaCount, CudaCounter, CudaCounts};
 
 /// How many counters there are. Their numbers on the wire are 1 to this.
-pub const COUNTERS: usize = CudaCounter::Streams as usize;
+pub const COUNTERS: usize = CudaCounter::Exports as usize;
 
 /// Why counts or records lost their owner. Bounds a label: what is not here is `other`.
-pub const LOSS_CAUSES: [&str; 12] = [
+pub const LOSS_CAUSES: [&str; 13] = [
     "calls",
     "records",
     "results",
@@ -20,6 +20,7 @@ pub const LOSS_CAUSES: [&str; 12] = [
     "accounts",
     "ends",
     "looks",
+    "waits",
     "other",
 ];
 
@@ -52,6 +53,7 @@ pub fn name(counter: CudaCounter) -> String {
 #[must_use]
 pub fn is_of_memory(counter: CudaCounter) -> bool {
     (CudaCounter::DeviceAllocations..=CudaCounter::Imports).contains(&counter)
+        || matches!(counter, CudaCounter::HandleRetains | CudaCounter::Exports)
 }
 
 /// A cause as a label: one of a fixed list.
@@ -165,7 +167,7 @@ mod tests {
         let mut counts = Counts::default();
         counts[CudaCounter::GraphLaunches] = 3;
         counts[CudaCounter::HostFunctions] = 5;
-        counts[CudaCounter::Streams] = u64::MAX;
+        counts[CudaCounter::ContextSwitches] = u64::MAX;
         let message = counts.message();
         assert_eq!(message.counts.len(), 3);
         assert_eq!(Counts::of(&message), counts);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent::clock;
 use agent::model::readings::{Counter, CudaCounts};
+use nix::sys::signal::Signal;
 
 use crate::rig::{Build, Node, exited, only};
 
@@ -40,6 +41,24 @@ fn a_launch_of_another_thread_keeps_the_span_open() {
     let options = "--launches 200 --launches-per-second 1000 --threads 4 --synchronize-every 1";
     let bound = bound(options);
     assert!(bound >= KERNEL * 200, "{bound:?}");
+}
+
+#[test]
+fn of_a_process_that_is_older_than_the_hooks_no_wait_ends_all_work() {
+    let node = Node::new(Build::Cmp);
+    let mut workload = node.start("--launches-per-second 200 --synchronize-every 1 --hold");
+    while workload.truth().called("cuLaunchKernel") == 0 {}
+    let mut tracer = node.tracer();
+    let attached = clock::boot();
+    std::thread::sleep(Duration::from_millis(300));
+    let at = clock::boot();
+    let bound = busy(&only(&tracer.read(at), workload.tgid()).1.counts);
+    let since = Duration::from_nanos(at.since(attached));
+    assert!(bound >= since, "{bound:?} of {since:?}: its streams are not known");
+    workload.signal(Signal::SIGTERM);
+    let (ended, truth) = (clock::boot(), workload.finish());
+    let last = busy(&exited(&mut tracer, truth.tgid).1.counts);
+    assert!(last >= Duration::from_nanos(ended.since(attached)), "{last:?}");
 }
 
 #[test]

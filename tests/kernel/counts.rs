@@ -6,7 +6,7 @@ use agent::clock;
 use agent::config::ExtraHooks;
 use agent::model::readings::Counter;
 
-use crate::rig::{Build, Node, exited, only, without_wait};
+use crate::rig::{Build, Node, exited, now, only, without_wait};
 
 /// Runs a workload under a tracer; its final counts must be what it says it did.
 fn check(build: Build, options: &str) {
@@ -22,6 +22,22 @@ fn check(build: Build, options: &str) {
 fn every_call_counts_once_in_every_build() {
     for build in Build::ALL {
         check(build, "--rounds 50");
+    }
+}
+
+#[test]
+fn a_wait_counts_when_it_begins() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer();
+    let workload = node.start("--launches 1 --kernel-us 4000000 --synchronize-every 1 --hold");
+    let deadline = now() + Duration::from_secs(3);
+    loop {
+        let (_, process) = only(&tracer.read(clock::boot()), workload.tgid());
+        if process.counts[Counter::Synchronizations] == 1 {
+            assert_eq!(process.counts[Counter::SynchronizeWaitNs], 0, "it is under way");
+            return;
+        }
+        assert!(now() < deadline, "{process:?}");
     }
 }
 

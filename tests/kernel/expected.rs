@@ -58,11 +58,21 @@ const EXTRA_COPIES: [(Counter, Counter, &[&str]); 6] = [
 ];
 
 /// What is counted for every call.
-const ASKED: [(Counter, &[&str]); 4] = [
+const ASKED: [(Counter, &[&str]); 5] = [
     (Counter::KernelLaunches, &["cuLaunchKernel", "cuLaunchKernelEx"]),
     (Counter::CooperativeLaunches, &["cuLaunchCooperativeKernel"]),
     (Counter::GraphLaunches, &["cuGraphLaunch"]),
     (Counter::Synchronizations, &["cuStreamSynchronize", "cuEventSynchronize", "cuCtxSynchronize"]),
+    (
+        Counter::ContextSwitches,
+        &[
+            "cuCtxSetCurrent",
+            "cuCtxPushCurrent",
+            "cuCtxPushCurrent_v2",
+            "cuCtxPopCurrent",
+            "cuCtxPopCurrent_v2",
+        ],
+    ),
 ];
 
 const EXTRA_ASKED: [(Counter, &[&str]); 3] = [
@@ -72,10 +82,12 @@ const EXTRA_ASKED: [(Counter, &[&str]); 3] = [
 ];
 
 /// What is counted where it succeeds.
-const SUCCEEDED: [(Counter, &[&str]); 6] = [
+const SUCCEEDED: [(Counter, &[&str]); 8] = [
     (Counter::Maps, &["cuMemMap"]),
     (Counter::Unmaps, &["cuMemUnmap"]),
     (Counter::Imports, &["cuMemImportFromShareableHandle", "cuIpcOpenMemHandle_v2"]),
+    (Counter::HandleRetains, &["cuMemRetainAllocationHandle"]),
+    (Counter::Exports, &["cuMemExportToShareableHandle"]),
     (Counter::Streams, &["cuStreamCreate", "cuStreamCreateWithPriority"]),
     (
         Counter::Contexts,

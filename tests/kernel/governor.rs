@@ -140,6 +140,40 @@ fn a_program_that_was_replaced_takes_its_estimates_with_it() {
     assert!(next.counts.launches() < counted / 10, "the estimates are the first program's");
 }
 
+/// Two devices, and a thread that goes from one to the other as fast as it can.
+#[test]
+fn what_changes_of_contexts_cost_is_bounded_and_devices_are_unknown_then_and_never_wrong() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.governed_tracer();
+    let options = "--devices 0,1 --switches-per-second 300000 --launches-per-second 1000 --hold";
+    let mut load = node.start(options);
+    until(&mut tracer, "sampling", sampled);
+    std::thread::sleep(Duration::from_secs(3));
+    let counted = process(&mut tracer, &load);
+    let truth = load.truth();
+    let on = |ordinal: u32| truth.on(ordinal).called("cuLaunchKernel");
+    let home = counted.home.and_then(|it| it.ordinal).expect("it has a context");
+    let part = |known: bool| {
+        let parts = counted.elsewhere.iter().filter(|(it, _)| it.ordinal.is_some() == known);
+        parts.map(|(_, it)| it.launches()).sum::<u64>()
+    };
+    assert!(part(false) > 0, "{:?}", counted.elsewhere);
+    assert!(part(true) <= on(1 - home), "{} of {}", part(true), on(1 - home));
+    let at_home = counted.counts.launches() - part(true) - part(false);
+    assert!(at_home <= on(home), "{at_home} of {}", on(home));
+    // Each takes less time than a hit on it costs: their number is a coarse estimate, and says so.
+    assert!(counted.estimated[Counter::ContextSwitches] > 0, "{counted:?}");
+}
+
+#[test]
+fn waits_that_outlast_their_hooks_are_a_loss() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.governed_tracer();
+    // Each window closes in the middle of one.
+    let _hot = node.start(&format!("{HOT} --synchronize-every 1 --kernel-us 20"));
+    until(&mut tracer, "a wait that is cut", |it| it.tracing.lost["waits"] > 0);
+}
+
 #[test]
 fn without_a_bound_every_call_counts() {
     let node = Node::new(Build::Cmp);

@@ -5,7 +5,7 @@ use agent::model::readings::{Counter, CudaMemory};
 use agent::samplers::cuda::Tracer;
 use agent_ebpf::keys::SLOTS;
 
-use crate::rig::{Build, Node, Truth, exited, only, without_wait};
+use crate::rig::{Build, Node, Truth, Workload, exited, only, without_wait};
 
 /// Of a process all of whose calls are made.
 fn memory(tracer: &mut Tracer, truth: &Truth) -> CudaMemory {
@@ -53,6 +53,54 @@ fn with_the_only_context_goes_all_memory() {
 }
 
 #[test]
+fn with_the_last_reference_to_the_primary_context_goes_all_memory() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer();
+    let mut workload = node.start("--memory-mib 3 --rounds 2 --release --hold");
+    // Each round releases what it has retained.
+    let truth = until_released(&mut workload, 3);
+    let readings = tracer.read(clock::boot());
+    let (_, process) = only(&readings, truth.tgid);
+    let memory = process.memory.expect("every allocation was seen");
+    assert_eq!((memory.live_bytes, memory.host_bytes, memory.at_least), (0, 0, false));
+    assert!(memory.peak_bytes > 3 << 20);
+    let destroyed = truth.counts()[Counter::ContextsDestroyed];
+    assert_eq!(process.counts[Counter::ContextsDestroyed], destroyed + 1);
+}
+
+/// Once it has released primary contexts so often.
+fn until_released(workload: &mut Workload, times: u64) -> Truth {
+    loop {
+        let truth = workload.truth();
+        if truth.succeeded("cuDevicePrimaryCtxRelease_v2") == times {
+            return truth;
+        }
+    }
+}
+
+#[test]
+fn with_one_of_several_contexts_goes_what_was_allocated_in_it() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer();
+    let mut workload = node.start("--memory-mib 3 --rounds 5 --implicit --hold");
+    let truth = workload.truth_of_rounds(5);
+    let memory = memory(&mut tracer, &truth);
+    assert!(memory.at_least, "how much went is not known: {memory:?}");
+    assert!(memory.live_bytes <= truth.memory.live_bytes);
+}
+
+#[test]
+fn memory_that_others_may_keep_makes_live_bytes_a_lower_bound() {
+    let node = Node::new(Build::Cmp);
+    let mut tracer = node.tracer();
+    let mut workload = node.start("--memory-mib 3 --rounds 5 --exports --hold");
+    let truth = workload.truth_of_rounds(5);
+    let memory = memory(&mut tracer, &truth);
+    assert!(memory.at_least, "{memory:?}");
+    assert_eq!(memory.live_bytes, truth.memory.live_bytes);
+}
+
+#[test]
 fn of_a_process_that_is_older_than_the_hooks_nothing_is_known() {
     let node = Node::new(Build::Cmp);
     let mut workload = node.start("--memory-mib 1 --launches-per-second 1000");
@@ -84,7 +132,7 @@ fn allocations_beyond_the_bound_make_live_bytes_a_lower_bound() {
     let mut tracer = node.tracer_with(|it| it.max_allocations = 1);
     let pieces = SLOTS + 2;
     let mut workload = node.start(&format!("--memory-mib 64 --pieces {pieces} --hold"));
-    let truth = workload.truth();
+    let truth = workload.truth_of_rounds(0);
     let readings = tracer.read(clock::boot());
     let memory = only(&readings, truth.tgid).1.memory.expect("every allocation was seen");
     assert!(memory.live_bytes < truth.memory.live_bytes && memory.at_least, "{memory:?}");

@@ -9,13 +9,19 @@ use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
 use super::{argument, cookie};
-use crate::{devices, loss, rows, threads};
+use crate::{devices, gate, loss, rows, threads};
 
 /// A call about contexts begins.
 #[uprobe]
 pub(crate) fn cuda_context(ctx: ProbeContext) -> u32 {
     let cookie = cookie(&ctx);
+    if gate::is_closed(cookie) {
+        return 0;
+    }
     let Some(row) = rows::expected(&ctx) else { return 0 };
+    if cookie.counter() == Counter::ContextSwitches as usize {
+        rows::add(row, Counter::ContextSwitches as usize, 1);
+    }
     if cookie.is(Op::CreateStream) {
         // At once: other threads may see it before the call has returned.
         rows::set(row, flag::STREAMS);
@@ -44,7 +50,9 @@ pub(crate) fn cuda_context_set(ctx: RetProbeContext) -> u32 {
     } else if cookie.is(Op::Identify) {
         identified(&ctx, row, first, device);
     } else if cookie.is(Op::ResetContext) {
-        devices::reset(row, (first as u32).saturating_add(1));
+        devices::reset(&ctx, row, (first as u32).saturating_add(1));
+    } else if cookie.is(Op::ReleaseContext) {
+        devices::release(&ctx, row, (first as u32).saturating_add(1));
     } else {
         changed(&ctx, row, cookie, first, device);
     }
@@ -68,14 +76,18 @@ fn changed<C: EbpfContext>(ctx: &C, row: *mut Row, cookie: Cookie, first: u64, d
     let context = if made { written() } else { first };
     if made {
         rows::add(row, Counter::Contexts as usize, 1);
+    }
+    if cookie.is(Op::RetainContext) {
+        devices::retain(ctx, row, context, device);
+        return;
+    }
+    if cookie.is(Op::CreateContext) {
         devices::note(ctx, row, context, device);
     } else if cookie.is(Op::SetContext) || cookie.is(Op::PushContext) {
         devices::note(ctx, row, context, UNKNOWN_DEVICE);
     } else if cookie.is(Op::DestroyContext) {
-        devices::forget(row, context);
-    }
-    if cookie.is(Op::RetainContext) {
-        return;
+        rows::add(row, Counter::ContextsDestroyed as usize, 1);
+        devices::forget(ctx, row, context);
     }
     match threads::known() {
         Some(thread) => switch(thread, cookie, context),
@@ -86,6 +98,8 @@ fn changed<C: EbpfContext>(ctx: &C, row: *mut Row, cookie: Cookie, first: u64, d
 /// As the driver does with its own stack of the thread.
 #[inline(always)]
 fn switch(thread: *mut Thread, cookie: Cookie, context: u64) {
+    let sight = gate::switches(cookie);
+    threads::look_at_contexts(thread, sight);
     if cookie.is(Op::CreateContext) || cookie.is(Op::PushContext) {
         threads::push_context(thread, context);
     } else if cookie.is(Op::PopContext) {
@@ -95,7 +109,7 @@ fn switch(thread: *mut Thread, cookie: Cookie, context: u64) {
         if context != 0 {
             threads::push_context(thread, context);
         }
-    } else if cookie.is(Op::DestroyContext) && threads::context(thread) == Some(context) {
+    } else if cookie.is(Op::DestroyContext) && threads::context(thread, sight) == Some(context) {
         threads::pop_context(thread);
     }
 }

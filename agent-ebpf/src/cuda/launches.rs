@@ -8,7 +8,7 @@ use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
 
 use super::{cookie, now_ns};
-use crate::{devices, gate, rows, spans};
+use crate::{devices, gate, rows, sight, spans};
 
 /// Adds 1, and remembers when.
 #[uprobe]
@@ -45,6 +45,7 @@ fn launched<C: EbpfContext>(ctx: &C, row: *mut Row, tick: u64) {
         (&raw mut (*row).last_launch_tick).write_volatile(tick);
         last.write_volatile(now);
     }
+    sight::check(ctx, row);
     spans::open(row, now);
     if now > before + SILENCE_NS {
         rows::announce(ctx, Event::Awoke, rows::current_tgid());

@@ -2,21 +2,15 @@
 
 use agent_ebpf::cookie::{Cookie, Op};
 use agent_ebpf::keys::Live;
-use agent_ebpf::{Allocation, Counter, Loss, Row};
+use agent_ebpf::{Allocation, Counter, Loss, Row, flag};
 use aya_ebpf::EbpfContext;
 use aya_ebpf::helpers::bpf_probe_read_user;
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
-use super::{add, cookie, now_ns};
-use crate::devices::Account;
+use super::{OUT_OF_MEMORY, add, cookie, now_ns};
+use crate::devices::{self, Account};
 use crate::{gate, live, loss, rows, threads};
-
-const OUT_OF_MEMORY: i32 = 2;
-/// Where `CUmemAllocationProp` says what kind of place its memory is at, and which one.
-const LOCATION_KIND: u64 = 8;
-const LOCATION_ID: u64 = 12;
-const ON_A_DEVICE: u32 = 1;
 
 /// A call whose result matters begins.
 #[uprobe]
@@ -103,31 +97,18 @@ fn settle<C: EbpfContext>(ctx: &C, cookie: Cookie, kept: [u64; 3], outcome: Outc
         if outcome.result == 0 {
             freed(ctx, row, cookie, kept);
         } else if kept[2] != 0 {
-            let live = Live { bytes: kept[1], kind: kept[2] - 1 };
+            let live = Live { bytes: kept[1], kind: kept[2] - 1, holds: 0 };
             live::put_back(ctx, row, &live::key(row, cookie.counter() as u64, kept[0]), &live);
         }
-    } else if cookie.is(Op::Plain) || cookie.is(Op::Sized) || cookie.is(Op::Timed) {
+    } else if cookie.is(Op::Plain) || cookie.is(Op::Timed) {
         if outcome.result == 0 {
-            succeeded(ctx, row, cookie, kept, outcome);
+            add(ctx, row, cookie.counter(), 1);
+            if cookie.is(Op::Timed) {
+                add(ctx, row, cookie.counter() + 1, outcome.waited_ns);
+            }
         }
     } else {
         allocated(ctx, row, cookie, kept, outcome);
-    }
-}
-
-#[inline(always)]
-fn succeeded<C: EbpfContext>(
-    ctx: &C,
-    row: *mut Row,
-    cookie: Cookie,
-    kept: [u64; 3],
-    outcome: Outcome,
-) {
-    add(ctx, row, cookie.counter(), 1);
-    if cookie.is(Op::Sized) {
-        add(ctx, row, cookie.counter() + 1, kept[1]);
-    } else if cookie.is(Op::Timed) {
-        add(ctx, row, cookie.counter() + 1, outcome.waited_ns);
     }
 }
 
@@ -136,11 +117,11 @@ fn succeeded<C: EbpfContext>(
 fn freed<C: EbpfContext>(ctx: &C, row: *mut Row, cookie: Cookie, kept: [u64; 3]) {
     let is_known = kept[2] != 0;
     let kind = if is_known { kept[2] - 1 } else { cookie.counter() as u64 };
-    let account = Account::current(row);
+    let account = Account::current(ctx, row);
     account.add(ctx, kind as usize + Allocation::Frees as usize, 1);
     if is_known {
         account.add(ctx, kind as usize + Allocation::FreedBytes as usize, kept[1]);
-        live::subtract(row, &Live { bytes: kept[1], kind });
+        live::subtract(row, kind, kept[1]);
     }
 }
 
@@ -153,7 +134,7 @@ fn allocated<C: EbpfContext>(
     outcome: Outcome,
 ) {
     let kind = cookie.counter();
-    let account = account(row, cookie, kept);
+    let account = Account::current(ctx, row);
     if outcome.result != 0 {
         account.add(ctx, kind + Allocation::Failed as usize, 1);
         if outcome.result == OUT_OF_MEMORY {
@@ -161,32 +142,20 @@ fn allocated<C: EbpfContext>(
         }
         return;
     }
+    if rows::has(row, flag::SEVERAL_CONTEXTS) {
+        devices::take_memory(ctx, row);
+    }
     let bytes = size(cookie, kept, outcome);
     account.add(ctx, kind + Allocation::Calls as usize, 1);
     account.add(ctx, kind + Allocation::Bytes as usize, bytes);
     let address = if outcome.is_known { address(cookie, kept) } else { None };
     match address {
         Some(address) => {
-            let live = Live { bytes, kind: kind as u64 };
+            let live = Live { bytes, kind: kind as u64, holds: 0 };
             live::remember(ctx, row, &live::key(row, kind as u64, address), &live);
         }
         None => live::lost(ctx, row),
     }
-}
-
-/// A handle says on which device its memory is; other memory is where the thread's context is.
-#[inline(always)]
-fn account(row: *mut Row, cookie: Cookie, kept: [u64; 3]) -> Account {
-    if cookie.is(Op::CreateHandle) {
-        // SAFETY: the helper checks the address and fails where it cannot be read.
-        let kind = unsafe { bpf_probe_read_user((kept[2] + LOCATION_KIND) as *const u32) };
-        // SAFETY: as above.
-        let ordinal = unsafe { bpf_probe_read_user((kept[2] + LOCATION_ID) as *const u32) };
-        if let (Ok(ON_A_DEVICE), Ok(ordinal)) = (kind, ordinal) {
-            return Account::on(row, ordinal);
-        }
-    }
-    Account::current(row)
 }
 
 /// The driver has written the pitch to where the caller asked for it.

@@ -9,6 +9,7 @@ mod contexts;
 mod copies;
 mod launches;
 mod memory;
+mod virtual_memory;
 mod waits;
 
 use core::ptr::read_volatile;
@@ -22,6 +23,9 @@ use aya_ebpf::macros::uprobe;
 use aya_ebpf::programs::ProbeContext;
 
 use crate::{devices, gate, rows};
+
+/// A `CUresult`.
+const OUT_OF_MEMORY: i32 = 2;
 
 /// cuInit: makes the process known before it does anything.
 #[uprobe]

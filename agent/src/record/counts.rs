@@ -69,6 +69,9 @@ const WIRE: [(Counter, Wire); COUNTERS] = [
     (Counter::Contexts, Wire::Contexts),
     (Counter::ContextsDestroyed, Wire::ContextsDestroyed),
     (Counter::Streams, Wire::Streams),
+    (Counter::ContextSwitches, Wire::ContextSwitches),
+    (Counter::HandleRetains, Wire::HandleRetains),
+    (Counter::Exports, Wire::Exports),
 ];
 
 const _: () = {

@@ -1227,6 +1227,12 @@ pub enum CudaCounter {
     Contexts = 59,
     ContextsDestroyed = 60,
     Streams = 61,
+    /// Calls that make another context of a thread the current one.
+    ContextSwitches = 62,
+    /// Handles of physical memory that were asked for again.
+    HandleRetains = 63,
+    /// Memory that was handed out to other processes.
+    Exports = 64,
 }
 impl CudaCounter {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1297,6 +1303,9 @@ impl CudaCounter {
             Self::Contexts => "CONTEXTS",
             Self::ContextsDestroyed => "CONTEXTS_DESTROYED",
             Self::Streams => "STREAMS",
+            Self::ContextSwitches => "CONTEXT_SWITCHES",
+            Self::HandleRetains => "HANDLE_RETAINS",
+            Self::Exports => "EXPORTS",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1364,6 +1373,9 @@ impl CudaCounter {
             "CONTEXTS" => Some(Self::Contexts),
             "CONTEXTS_DESTROYED" => Some(Self::ContextsDestroyed),
             "STREAMS" => Some(Self::Streams),
+            "CONTEXT_SWITCHES" => Some(Self::ContextSwitches),
+            "HANDLE_RETAINS" => Some(Self::HandleRetains),
+            "EXPORTS" => Some(Self::Exports),
             _ => None,
         }
     }

@@ -105,7 +105,7 @@ const MEMORY: [Calls; 3] = [
     of_memory(
         of_tenant(
             "gleaner_tenant_cuda_freed_bytes_total",
-            "Bytes released of allocations that were seen, by kind of memory.",
+            "Bytes released of allocations that were seen, by kind of memory. Physical memory is when its last handle and mapping are gone.",
         ),
         &[
             ("device", C::DeviceFreedBytes),
@@ -145,7 +145,7 @@ const COPIES: [Calls; 2] = [
 ];
 
 /// Families of one counter, without a label of their own.
-const PLAIN: [(Family, C); 17] = [
+const PLAIN: [(Family, C); 20] = [
     (
         of_tenant(
             "gleaner_tenant_cuda_maps_total",
@@ -187,6 +187,24 @@ const PLAIN: [(Family, C); 17] = [
         C::Imports,
     ),
     (
+        of_tenant(
+            "gleaner_tenant_cuda_exports_total",
+            "Physical memory that was handed out to other processes.",
+        )
+        .in_unit("calls")
+        .absent(NO_MEMORY_CALL),
+        C::Exports,
+    ),
+    (
+        of_tenant(
+            "gleaner_tenant_cuda_handle_retains_total",
+            "Handles of physical memory that were asked for again: each is released once more.",
+        )
+        .in_unit("calls")
+        .absent(NO_MEMORY_CALL),
+        C::HandleRetains,
+    ),
+    (
         of_tenant("gleaner_tenant_cuda_memsets_total", "Calls that fill device memory.")
             .in_unit("calls")
             .absent(NOT_ASKED),
@@ -200,7 +218,7 @@ const PLAIN: [(Family, C); 17] = [
     (
         of_tenant(
             "gleaner_tenant_cuda_synchronizations_total",
-            "Stream, event and context waits.",
+            "Stream, event and context waits, counted when they begin.",
         )
         .in_unit("calls")
         .absent(NOTHING),
@@ -269,7 +287,7 @@ const PLAIN: [(Family, C); 17] = [
     (
         of_tenant(
             "gleaner_tenant_cuda_contexts_destroyed_total",
-            "Contexts that were destroyed or released.",
+            "Contexts that were destroyed or reset, and primary ones that nobody retained any more.",
         )
         .in_unit("calls")
         .absent(NO_CALL),
@@ -280,6 +298,15 @@ const PLAIN: [(Family, C); 17] = [
             .in_unit("calls")
             .absent(NO_CALL),
         C::Streams,
+    ),
+    (
+        of_tenant(
+            "gleaner_tenant_cuda_context_switches_total",
+            "Calls that make another context of a thread the current one, or the one before.",
+        )
+        .in_unit("calls")
+        .absent(NO_CALL),
+        C::ContextSwitches,
     ),
 ];
 

@@ -154,8 +154,7 @@ const TENANT_MEMORY: Family = Family::gauge(
 .absent("the driver does not say it of every process of the tenant");
 
 /// Of what the calls of a tenant's processes tell.
-const NOT_ALL_TRACED: &str =
-    "memory calls of a process of the tenant were not counted from its start";
+const NOT_ALL_TRACED: &str = "memory calls of a process of the tenant were not counted from its start, or do not tell what it has";
 const LIVE_BYTES: Family = Family::gauge(
     "gleaner_tenant_cuda_live_bytes",
     "Device memory that a tenant's processes have allocated now, as their traced calls tell it.",

@@ -28,8 +28,10 @@ pub(crate) struct Tables {
     low_addresses_used: u64,
     /// Bytes of reserved addresses, by the first.
     reserved: BTreeMap<u64, u64>,
-    /// Bytes of mappings, by the first address.
-    mapped: BTreeMap<u64, u64>,
+    /// By the first address.
+    mapped: BTreeMap<u64, Mapping>,
+    /// Of physical memory by handle: how often the handle is held, and how often it is mapped.
+    holds: BTreeMap<u64, [u64; 2]>,
     contexts: BTreeMap<u64, usize>,
     contexts_made: u64,
     primary: BTreeMap<usize, Primary>,
@@ -44,6 +46,12 @@ pub(crate) struct Allocation {
     pub(crate) device: usize,
     pub(crate) bytes: u64,
     pub(crate) kind: Kind,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Mapping {
+    bytes: u64,
+    handle: u64,
 }
 
 /// What a value stands for: not every function that frees takes every kind.
@@ -86,7 +94,36 @@ impl Tables {
     pub(crate) fn add(&mut self, allocation: Allocation) -> u64 {
         let address = self.address(allocation.bytes);
         self.allocations.insert(address, allocation);
+        if matches!(allocation.kind, Kind::Physical | Kind::Imported) {
+            self.holds.insert(address, [1, 0]);
+        }
         address
+    }
+
+    pub(crate) fn has_physical(&self, handle: u64) -> bool {
+        self.holds.contains_key(&handle)
+    }
+
+    /// The handle of what is mapped at this address, held once more.
+    pub(crate) fn retain_mapped(&mut self, at: u64) -> Option<u64> {
+        let (start, mapping) = self.mapped.range(..=at).next_back()?;
+        let handle = mapping.handle;
+        let holds = self.holds.get_mut(&handle).filter(|_| at < start + mapping.bytes)?;
+        holds[0] += 1;
+        Some(handle)
+    }
+
+    /// `None` = it is not held. What is gone with it, if anything.
+    pub(crate) fn release_handle(&mut self, handle: u64) -> Option<Option<Allocation>> {
+        let holds = self.holds.get_mut(&handle).filter(|it| it[0] > 0)?;
+        holds[0] -= 1;
+        Some(self.drop_unheld(handle))
+    }
+
+    fn drop_unheld(&mut self, handle: u64) -> Option<Allocation> {
+        self.holds.get(&handle).filter(|it| **it == [0, 0])?;
+        self.holds.remove(&handle);
+        self.allocations.remove(&handle)
     }
 
     /// The same with an address of 32 bits; `None` when all of them were given out.
@@ -126,10 +163,11 @@ impl Tables {
         let around = self.reserved.range(..=at).next_back();
         let is_reserved = around.is_some_and(|(start, size)| at + bytes <= start + size);
         let before = self.mapped.range(..at + bytes).next_back();
-        let is_free = before.is_none_or(|(start, size)| start + size <= at);
+        let is_free = before.is_none_or(|(start, it)| start + it.bytes <= at);
         let right = bytes > 0 && is_memory && is_reserved && is_free;
         if right {
-            self.mapped.insert(at, bytes);
+            self.mapped.insert(at, Mapping { bytes, handle });
+            self.holds.entry(handle).or_default()[1] += 1;
         }
         right
     }
@@ -137,22 +175,30 @@ impl Tables {
     /// Whether the range consists of whole mappings.
     pub(crate) fn is_mapped(&self, at: u64, bytes: u64) -> bool {
         let mut end = at;
-        for (start, size) in self.mapped.range(at..at + bytes) {
+        for (start, it) in self.mapped.range(at..at + bytes) {
             if *start != end {
                 return false;
             }
-            end += size;
+            end += it.bytes;
         }
         bytes > 0 && end == at + bytes
     }
 
-    /// As above; the mappings are gone then.
-    pub(crate) fn unmap(&mut self, at: u64, bytes: u64) -> bool {
-        let right = self.is_mapped(at, bytes);
-        if right {
-            self.mapped.retain(|start, _| !(at..at + bytes).contains(start));
+    /// As above; the mappings are gone then, and what nothing else held. `None` = it does not.
+    pub(crate) fn unmap(&mut self, at: u64, bytes: u64) -> Option<Vec<Allocation>> {
+        if !self.is_mapped(at, bytes) {
+            return None;
         }
-        right
+        let ended: Vec<Mapping> = self.mapped.range(at..at + bytes).map(|it| *it.1).collect();
+        self.mapped.retain(|start, _| !(at..at + bytes).contains(start));
+        let mut gone = Vec::new();
+        for it in ended {
+            if let Some(holds) = self.holds.get_mut(&it.handle) {
+                holds[1] -= 1;
+            }
+            gone.extend(self.drop_unheld(it.handle));
+        }
+        Some(gone)
     }
 
     pub(crate) fn add_context(&mut self, device: usize) -> u64 {
@@ -262,6 +308,22 @@ mod tests {
     }
 
     #[test]
+    fn physical_memory_lives_while_it_is_held_or_mapped() {
+        let mut tables = Tables::default();
+        let memory = tables.add(Allocation { device: 0, bytes: 99, kind: Kind::Physical });
+        let start = tables.reserve(99);
+        assert!(tables.map(start, 99, memory));
+        assert_eq!(tables.retain_mapped(start + 98), Some(memory));
+        assert_eq!(tables.retain_mapped(start + 99), None);
+        assert!(tables.release_handle(memory).is_some_and(|it| it.is_none()));
+        assert!(tables.release_handle(memory).is_some_and(|it| it.is_none()), "it is mapped");
+        assert!(tables.release_handle(memory).is_none() && tables.has_physical(memory));
+        let gone = tables.unmap(start, 99).unwrap();
+        assert_eq!(gone.first().map(|it| it.bytes), Some(99));
+        assert!(!tables.has_physical(memory));
+    }
+
+    #[test]
     fn memory_is_mapped_where_addresses_are_reserved_and_free() {
         let mut tables = Tables::default();
         let memory = tables.add(Allocation { device: 0, bytes: 99, kind: Kind::Physical });
@@ -271,9 +333,10 @@ mod tests {
         assert!(!tables.map(start + 90, 10, memory), "beyond the reservation");
         assert!(!tables.map(start + 40, 10, memory + 1), "of no memory");
         assert!(tables.map(start + 40, 50, memory));
-        assert!(!tables.unmap(start, 50), "half a mapping");
+        assert!(tables.unmap(start, 50).is_none(), "half a mapping");
         assert!(!tables.free_reserved(start, 99), "in use");
-        assert!(tables.unmap(start, 90) && !tables.unmap(start, 90));
+        assert!(tables.unmap(start, 90).is_some_and(|it| it.is_empty()), "its handle is held");
+        assert!(tables.unmap(start, 90).is_none());
         assert!(!tables.free_reserved(start, 98) && tables.free_reserved(start, 99));
     }
 }

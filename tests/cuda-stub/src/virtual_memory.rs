@@ -5,7 +5,7 @@ use std::ffi::{c_int, c_uint, c_ulonglong, c_void};
 
 use crate::codes::{Code, INVALID_VALUE, SUCCESS};
 use crate::driver::{Driver, enter};
-use crate::memory::{release_as, take};
+use crate::memory::take;
 use crate::out::store_made;
 use crate::system::index_of;
 use crate::tables::{Allocation, Kind};
@@ -54,8 +54,49 @@ pub unsafe extern "C" fn import(
     unsafe { store_made(handle, imported) }
 }
 
+/// The handle of what is mapped at an address, once more.
+pub unsafe extern "C" fn retain(handle: *mut u64, address: u64) -> Code {
+    let retained = || {
+        let driver = enter("cuMemRetainAllocationHandle")?;
+        driver.tables().retain_mapped(address).ok_or(INVALID_VALUE)
+    };
+    // SAFETY: the caller gives one handle.
+    unsafe { store_made(handle, retained) }
+}
+
+/// A file descriptor for others: nobody opens it.
+pub unsafe extern "C" fn export(
+    os_handle: *mut c_int,
+    handle: u64,
+    _handle_type: c_uint,
+    _flags: c_ulonglong,
+) -> Code {
+    let exported = || {
+        let driver = enter("cuMemExportToShareableHandle")?;
+        if driver.tables().has_physical(handle) { Ok(-1) } else { Err(INVALID_VALUE) }
+    };
+    // SAFETY: the caller gives one integer.
+    unsafe { store_made(os_handle, exported) }
+}
+
+/// Memory lives until its last handle is released and its last mapping is gone.
 pub extern "C" fn release(handle: u64) -> Code {
-    release_as("cuMemRelease", handle, &[Kind::Physical, Kind::Imported])
+    let driver = match enter("cuMemRelease") {
+        Ok(driver) => driver,
+        Err(code) => return code,
+    };
+    let released = driver.tables().release_handle(handle);
+    let Some(gone) = released else { return INVALID_VALUE };
+    give_back(driver, gone.as_slice());
+    SUCCESS
+}
+
+/// There are no arrays here.
+pub extern "C" fn map_arrays(_list: *const c_void, _count: c_uint, _stream: u64) -> Code {
+    match enter("cuMemMapArrayAsync") {
+        Ok(_) => INVALID_VALUE,
+        Err(code) => code,
+    }
 }
 
 pub unsafe extern "C" fn reserve(
@@ -100,7 +141,20 @@ pub extern "C" fn set_access(
 }
 
 pub extern "C" fn unmap(at: u64, bytes: usize) -> Code {
-    checked("cuMemUnmap", |it| it.tables().unmap(at, bytes as u64))
+    let driver = match enter("cuMemUnmap") {
+        Ok(driver) => driver,
+        Err(code) => return code,
+    };
+    let unmapped = driver.tables().unmap(at, bytes as u64);
+    let Some(gone) = unmapped else { return INVALID_VALUE };
+    give_back(driver, &gone);
+    SUCCESS
+}
+
+fn give_back(driver: &Driver, gone: &[Allocation]) {
+    for it in gone {
+        driver.node.free(driver.seat, it.device, it.bytes);
+    }
 }
 
 fn checked(call: &str, is_right: impl FnOnce(&Driver) -> bool) -> Code {

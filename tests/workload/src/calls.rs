@@ -5,7 +5,7 @@ use Argument::{
     Config, Context, DeviceMemory, Event, Held, HeldPlus, HostMemory, Image, Kernel, Nothing,
     Number, Ordinal, OwnMemory, Place, Plane, Pool, Properties, Sizes, Unknown, Volume,
 };
-use Effect::{Ask, Free, Take, TakeOwn, TakePitched};
+use Effect::{Ask, Free, Map, Retain, Take, TakeOwn, TakePitched, Unmap};
 use Kind::{Device, Host, Imported, Managed, StreamOrdered, Virtual};
 
 /// One call of a round.
@@ -33,6 +33,12 @@ pub(crate) enum Effect {
     TakeOwn(u64),
     /// Gives back the memory that the first argument says.
     Free,
+    /// Gives the handle in its slot once more.
+    Retain(Slot),
+    /// Maps so many bytes of the fourth argument at the first.
+    Map(u64),
+    /// Ends the mappings of so many bytes from the first argument on.
+    Unmap(u64),
 }
 
 /// What memory it is.
@@ -165,7 +171,7 @@ pub(crate) const COPIES: [Call; 10] = [
 ];
 
 /// What every round has besides the copies.
-pub(crate) const CALLS: [Call; 59] = [
+pub(crate) const CALLS: [Call; 65] = [
     LAUNCH_KERNEL,
     ptsz("cuLaunchKernelEx", &[Config, Kernel, Nothing, Nothing], Ask(0)),
     ptsz("cuLaunchCooperativeKernel", &LAUNCH, Ask(0)),
@@ -211,15 +217,26 @@ pub(crate) const CALLS: [Call; 59] = [
         &[Place(ADDRESS), Number(6_029), Nothing, Nothing, Nothing],
         Ask(0),
     ),
-    call("cuMemMap", &[Held(ADDRESS), Number(2_789), Nothing, Held(HANDLE), Nothing], Ask(2_789)),
+    call("cuMemMap", &[Held(ADDRESS), Number(2_789), Nothing, Held(HANDLE), Nothing], Map(2_789)),
     call(
         "cuMemMap",
         &[HeldPlus(ADDRESS, 2_789), Number(3_209), Number(2_789), Held(HANDLE), Nothing],
-        Ask(3_209),
+        Map(3_209),
     ),
     call("cuMemSetAccess", &[Held(ADDRESS), Number(5_998), Nothing, Nothing], Ask(0)),
-    call("cuMemUnmap", &[Held(ADDRESS), Number(5_998)], Ask(5_998)),
+    call("cuMemUnmap", &[Held(ADDRESS), Number(5_998)], Unmap(5_998)),
     call("cuMemRelease", &[Held(HANDLE)], Free),
+    // What is mapped outlives its handles, as NCCL does it.
+    call(
+        "cuMemCreate",
+        &[Place(HANDLE), Number(6_011), Properties, Nothing],
+        Take(Virtual, HANDLE, 6_011),
+    ),
+    call("cuMemMap", &[Held(ADDRESS), Number(6_011), Nothing, Held(HANDLE), Nothing], Map(6_011)),
+    call("cuMemRetainAllocationHandle", &[Place(MADE), Held(ADDRESS)], Retain(MADE)),
+    call("cuMemRelease", &[Held(MADE)], Free),
+    call("cuMemRelease", &[Held(HANDLE)], Free),
+    call("cuMemUnmap", &[Held(ADDRESS), Number(6_011)], Unmap(6_011)),
     call("cuMemAddressFree", &[Held(ADDRESS), Number(6_029)], Ask(0)),
     call("cuMemImportFromShareableHandle", &[Place(HANDLE), Nothing, ONE], Ask(0)),
     call("cuMemRelease", &[Held(HANDLE)], Free),
@@ -406,6 +423,24 @@ pub(crate) const FAILING: [Call; 33] = [
     call("cuCtxSetCurrent", &[Context], Ask(0)),
 ];
 
+/// What `--implicit` adds: memory that goes with its context.
+pub(crate) const IMPLICIT: [Call; 3] = [
+    call("cuCtxCreate_v2", &[Place(MADE), Nothing, Ordinal], Ask(0)),
+    call("cuMemAlloc_v2", &[Place(MEMORY), Number(38_011)], Ask(38_011)),
+    call("cuCtxDestroy_v2", &[Held(MADE)], Ask(0)),
+];
+
+/// What `--exports` adds: memory that others may keep.
+pub(crate) const EXPORTS: [Call; 3] = [
+    call(
+        "cuMemCreate",
+        &[Place(HANDLE), Number(37_003), Properties, Nothing],
+        Take(Virtual, HANDLE, 37_003),
+    ),
+    call("cuMemExportToShareableHandle", &[Place(MADE), Held(HANDLE), ONE, Nothing], Ask(0)),
+    call("cuMemRelease", &[Held(HANDLE)], Free),
+];
+
 /// What `--nested` adds: a wait during which the driver calls back, and what the callback calls.
 pub(crate) const NESTING: [Call; 2] = [
     ptsz("cuLaunchHostFunc", &[Nothing, Argument::Callback, Argument::CallbackData], Ask(0)),
@@ -424,7 +459,7 @@ pub(crate) const NESTED: [Call; 5] = [
 pub(crate) const RECURSIVE: [Call; 1] = [ptsz("cuStreamSynchronize", &[Nothing], Ask(0))];
 
 /// What makes a process ready to call the others, and undoes it.
-pub(crate) const PREPARE: [Call; 13] = [
+pub(crate) const PREPARE: [Call; 14] = [
     INIT,
     DEVICE_GET,
     DEFAULT_POOL,
@@ -437,6 +472,7 @@ pub(crate) const PREPARE: [Call; 13] = [
     PUSH,
     POP,
     DESTROY_CONTEXT,
+    RELEASE,
     RESET,
 ];
 
@@ -454,6 +490,7 @@ pub(crate) const RECORD_EVENT: Call = ptsz("cuEventRecord", &[Event, Nothing], A
 pub(crate) const PUSH: Call = call("cuCtxPushCurrent_v2", &[Context], Ask(0));
 pub(crate) const POP: Call = call("cuCtxPopCurrent_v2", &[Place(MADE)], Ask(0));
 pub(crate) const DESTROY_CONTEXT: Call = call("cuCtxDestroy_v2", &[Context], Ask(0));
+pub(crate) const RELEASE: Call = call("cuDevicePrimaryCtxRelease_v2", &[Ordinal], Ask(0));
 pub(crate) const RESET: Call = call("cuDevicePrimaryCtxReset_v2", &[Ordinal], Ask(0));
 
 /// Each way to make a context.
@@ -478,8 +515,10 @@ pub(crate) fn all() -> impl Iterator<Item = &'static Call> {
 
 /// All but the functions of the first version.
 fn current() -> impl Iterator<Item = &'static Call> {
-    static LISTS: [&[Call]; 8] =
-        [&CALLS, &COPIES, &EXTRA, &FAILING, &NESTING, &NESTED, &RECURSIVE, &PREPARE];
+    static LISTS: [&[Call]; 10] = [
+        &CALLS, &COPIES, &EXTRA, &FAILING, &IMPLICIT, &EXPORTS, &NESTING, &NESTED, &RECURSIVE,
+        &PREPARE,
+    ];
     LISTS.iter().flat_map(|it| it.iter())
 }
 
@@ -502,7 +541,11 @@ mod tests {
 
     fn size(effect: Effect) -> Option<u64> {
         match effect {
-            Effect::Ask(bytes) | Effect::Take(_, _, bytes) | Effect::TakeOwn(bytes) => Some(bytes),
+            Effect::Ask(bytes)
+            | Effect::Take(_, _, bytes)
+            | Effect::TakeOwn(bytes)
+            | Effect::Map(bytes)
+            | Effect::Unmap(bytes) => Some(bytes),
             _ => None,
         }
     }

@@ -95,7 +95,23 @@ impl Cuda {
             let (_, bytes) = sizes(call.effect, caller, result);
             self.ledger().add(pointer, Piece { kind, bytes, place });
         }
+        if result == 0 {
+            self.note_holds(caller, call.effect, entry.index, &words);
+        }
         Some(result)
+    }
+
+    /// What keeps physical memory, and what does so no more.
+    fn note_holds(&self, caller: &Caller<'_>, effect: Effect, function: usize, words: &Words) {
+        match effect {
+            Effect::Retain(slot) => self.ledger().retain(caller.held(slot)),
+            Effect::Map(bytes) => self.ledger().map(words[0], bytes, words[3]),
+            Effect::Unmap(bytes) => {
+                let given_back = self.ledger().unmap(words[0], bytes);
+                self.tallies.add_freed_bytes(function, caller.place(), given_back);
+            }
+            _ => {}
+        }
     }
 
     /// The same for launches only, each after so much work, at next to no cost besides theirs: as many
@@ -177,14 +193,18 @@ impl Cuda {
 /// Bytes that were asked for, and that are those of the call where it succeeds.
 fn sizes(effect: Effect, caller: &Caller<'_>, result: i32) -> (u64, u64) {
     match effect {
-        Effect::Ask(bytes) | Effect::Take(_, _, bytes) | Effect::TakeOwn(bytes) => (bytes, bytes),
+        Effect::Ask(bytes)
+        | Effect::Take(_, _, bytes)
+        | Effect::TakeOwn(bytes)
+        | Effect::Map(bytes)
+        | Effect::Unmap(bytes) => (bytes, bytes),
         Effect::TakeTold(..) => (caller.told(), caller.told()),
         // How wide a row is says the driver, where it succeeds.
         Effect::TakePitched(_, rows) if result == 0 => {
             let bytes = caller.held(LEFTOVER) * rows;
             (bytes, bytes)
         }
-        Effect::TakePitched(..) | Effect::Free => (0, 0),
+        Effect::TakePitched(..) | Effect::Free | Effect::Retain(_) => (0, 0),
     }
 }
 
@@ -196,7 +216,9 @@ fn taken(effect: Effect, caller: &Caller<'_>, words: &Words) -> Option<(u64, Kin
         }
         Effect::TakePitched(slot, _) => Some((caller.held(slot), Kind::Device)),
         Effect::TakeOwn(_) => Some((words[0], Kind::Host)),
-        Effect::Ask(_) | Effect::Free => None,
+        Effect::Ask(_) | Effect::Free | Effect::Retain(_) | Effect::Map(_) | Effect::Unmap(_) => {
+            None
+        }
     }
 }
 

@@ -10,6 +10,10 @@ use crate::calls::Kind;
 #[derive(Debug)]
 pub(crate) struct Ledger {
     pieces: BTreeMap<u64, Piece>,
+    /// Handles and mappings of physical memory, by handle.
+    holds: BTreeMap<u64, u64>,
+    /// Bytes and handle of what is mapped, by address.
+    mappings: BTreeMap<u64, (u64, u64)>,
     held: Held,
     by_place: Vec<Held>,
 }
@@ -37,6 +41,8 @@ impl Ledger {
     pub(crate) fn new(places: usize) -> Self {
         Self {
             pieces: BTreeMap::new(),
+            holds: BTreeMap::new(),
+            mappings: BTreeMap::new(),
             held: Held::default(),
             by_place: vec![Held::default(); places],
         }
@@ -45,6 +51,9 @@ impl Ledger {
     /// Memory that was given.
     pub(crate) fn add(&mut self, pointer: u64, piece: Piece) {
         self.pieces.insert(pointer, piece);
+        if piece.kind == Kind::Virtual {
+            self.holds.insert(pointer, 1);
+        }
         self.held.add(piece);
         if let Some(place) = piece.place {
             self.by_place[place].add(piece);
@@ -52,14 +61,52 @@ impl Ledger {
     }
 
     /// Memory that is about to be given back. Before the call: after it, another thread may have been
-    /// given the same address.
+    /// given the same address. Nothing of physical memory that is held elsewhere.
     pub(crate) fn take_out(&mut self, pointer: u64) -> Option<Piece> {
+        let piece = *self.pieces.get(&pointer)?;
+        if let Some(holds) = self.holds.get_mut(&pointer) {
+            *holds -= 1;
+            if *holds > 0 {
+                return Some(Piece { bytes: 0, ..piece });
+            }
+            self.holds.remove(&pointer);
+        }
         self.pieces.remove(&pointer)
     }
 
     /// It was not given back after all.
     pub(crate) fn put_back(&mut self, pointer: u64, piece: Piece) {
-        self.pieces.insert(pointer, piece);
+        if piece.kind == Kind::Virtual {
+            *self.holds.entry(pointer).or_default() += 1;
+        }
+        self.pieces.entry(pointer).or_insert(piece);
+    }
+
+    /// Physical memory is held once more.
+    pub(crate) fn retain(&mut self, handle: u64) {
+        if let Some(holds) = self.holds.get_mut(&handle) {
+            *holds += 1;
+        }
+    }
+
+    pub(crate) fn map(&mut self, address: u64, bytes: u64, handle: u64) {
+        self.mappings.insert(address, (bytes, handle));
+        self.retain(handle);
+    }
+
+    /// Ends the mappings in this range. Returns the bytes that were given back with them.
+    pub(crate) fn unmap(&mut self, address: u64, bytes: u64) -> u64 {
+        let ended: Vec<(u64, u64)> =
+            self.mappings.range(address..address + bytes).map(|(at, it)| (*at, it.1)).collect();
+        let mut given_back = 0;
+        for (at, handle) in ended {
+            self.mappings.remove(&at);
+            if let Some(piece) = self.take_out(handle) {
+                given_back += piece.bytes;
+                self.gone(piece);
+            }
+        }
+        given_back
     }
 
     /// It was given back.
@@ -99,6 +146,18 @@ impl Held {
 mod tests {
     use super::{Held, Ledger, Piece};
     use crate::calls::Kind;
+
+    #[test]
+    fn physical_memory_is_held_by_its_handles_and_mappings() {
+        let mut ledger = Ledger::new(0);
+        ledger.add(7, Piece { kind: Kind::Virtual, bytes: 10, place: None });
+        ledger.map(100, 6, 7);
+        ledger.map(106, 4, 7);
+        ledger.retain(7);
+        assert_eq!([ledger.take_out(7), ledger.take_out(7)].map(|it| it.unwrap().bytes), [0, 0]);
+        assert_eq!([ledger.unmap(100, 6), ledger.unmap(106, 4)], [0, 10]);
+        assert_eq!(ledger.held(None).live_bytes, 0);
+    }
 
     #[test]
     fn the_peak_stays_and_each_place_has_its_own() {

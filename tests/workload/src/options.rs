@@ -25,6 +25,9 @@ pub(crate) struct Options {
     /// Reset each device's primary context at the end.
     #[arg(long)]
     pub(crate) reset: bool,
+    /// Release each device's primary context when the work is done.
+    #[arg(long)]
+    pub(crate) release: bool,
     /// Device memory to allocate at the start and hold until the end.
     #[arg(long, default_value_t = 0)]
     pub(crate) memory_mib: usize,
@@ -54,6 +57,9 @@ pub(crate) struct Options {
     /// Copies per second, over all threads, of every kind in turn.
     #[arg(long, default_value_t = 0)]
     pub(crate) copies_per_second: u64,
+    /// Changes of the current context per second, over all threads, through all contexts in turn.
+    #[arg(long, default_value_t = 0)]
+    pub(crate) switches_per_second: u64,
     /// Each thread makes every known call so often, as fast as they return.
     #[arg(long, default_value_t = 0)]
     pub(crate) rounds: u64,
@@ -63,6 +69,12 @@ pub(crate) struct Options {
     /// Each round also has the first versions of functions.
     #[arg(long)]
     pub(crate) legacy: bool,
+    /// Each round also allocates in a context of its own, and destroys that.
+    #[arg(long)]
+    pub(crate) implicit: bool,
+    /// Each round also hands memory out to others, and gives it back.
+    #[arg(long)]
+    pub(crate) exports: bool,
     /// Each round also has calls that fail, in every way.
     #[arg(long)]
     pub(crate) fail: bool,

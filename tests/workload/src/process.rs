@@ -14,7 +14,8 @@ use nix::sys::wait::waitpid;
 use crate::caller::{BUFFER_BYTES, Caller, Known};
 use crate::calls::{
     CHECK, CREATE_CONTEXT, CREATE_EVENT, DEFAULT_POOL, DESTROY_CONTEXT, DEVICE_GET, GET_FUNCTION,
-    HANDLE, HOLD, INIT, LOAD_MODULE, MADE, MEMORY, POP, RECORD_EVENT, RESET, RETAIN, SET_CURRENT,
+    HANDLE, HOLD, INIT, LOAD_MODULE, MADE, MEMORY, POP, RECORD_EVENT, RELEASE, RESET, RETAIN,
+    SET_CURRENT,
 };
 use crate::children::{churn, fork_once};
 use crate::cuda::Cuda;
@@ -191,6 +192,15 @@ fn put_away(options: &Options, job: &Job<'_>, main: &Caller<'_>) -> anyhow::Resu
     Ok(())
 }
 
+/// All memory goes with the last reference to each.
+fn release(job: &Job<'_>, main: &Caller<'_>) -> anyhow::Result<()> {
+    for known in &job.contexts[..job.options.ordinals().len()] {
+        main.learn(|it| *it = *known);
+        main.must(&RELEASE)?;
+    }
+    Ok(())
+}
+
 /// Answers signals until one of them ends the work, or it is done and nothing is to be held.
 fn watch(
     job: &Job<'_>,
@@ -200,6 +210,7 @@ fn watch(
 ) -> anyhow::Result<()> {
     let mut patched = job.options.patch_entry == Some(PatchEntry::Before);
     let mut slices = Slices::new(job);
+    let mut released = !job.options.release;
     loop {
         match next_signal(signals)? {
             Some(Signal::SIGUSR1) => {
@@ -214,6 +225,10 @@ fn watch(
                 print(&check_patch(main))?;
             }
             Some(_) => return Ok(()),
+            None if done() && !released => {
+                release(job, main)?;
+                released = true;
+            }
             None if done() && !job.options.hold => return Ok(()),
             None => slices.tell(job)?,
         }

@@ -105,6 +105,16 @@ impl Tallies {
         }
     }
 
+    /// Bytes of physical memory that were given back by a call that is not a free.
+    pub(crate) fn add_freed_bytes(&self, function: usize, place: Option<usize>, bytes: u64) {
+        let rows = std::iter::once(0).chain(place.map(|it| it + 1));
+        for row in rows {
+            let [_, freed_bytes] =
+                &self.cells[row * self.functions + function].freed[Kind::Virtual as usize];
+            freed_bytes.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
     /// Of one function at all places, or at one.
     pub(crate) fn of(&self, function: usize, place: Option<usize>) -> &Tally {
         &self.cells[place.map_or(0, |it| it + 1) * self.functions + function]
@@ -122,7 +132,8 @@ impl Tally {
             let [calls, bytes] = &self.freed[it as usize];
             (it, Freed { calls: read(calls), bytes: read(bytes) })
         });
-        let freed: BTreeMap<_, _> = freed.into_iter().filter(|(_, it)| it.calls > 0).collect();
+        let freed: BTreeMap<_, _> =
+            freed.into_iter().filter(|(_, it)| it.calls + it.bytes > 0).collect();
         Counted {
             calls: self.calls(),
             failed: read(&self.failed),

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use crate::caller::{Caller, Known};
 use crate::calls::{
-    CALLS, COPIES, Call, EXTRA, FAILING, LAUNCH_KERNEL, LEGACY, NESTING, POP, PUSH, SET_CURRENT,
-    SYNCHRONIZE,
+    CALLS, COPIES, Call, EXPORTS, EXTRA, FAILING, IMPLICIT, LAUNCH_KERNEL, LEGACY, NESTING, POP,
+    PUSH, SET_CURRENT, SYNCHRONIZE,
 };
 use crate::cuda::Cuda;
 use crate::options::Options;
@@ -38,8 +38,13 @@ impl Job<'_> {
                 return Ok(());
             }
         }
-        if self.options.launches_per_second > 0 || self.options.copies_per_second > 0 {
-            self.paced(&caller);
+        let rates = [
+            self.options.launches_per_second,
+            self.options.copies_per_second,
+            self.options.switches_per_second,
+        ];
+        if rates.iter().any(|it| *it > 0) {
+            self.paced(&caller, thread);
         } else if self.launches_left.is_some() {
             self.unpaced(&caller);
         }
@@ -58,12 +63,7 @@ impl Job<'_> {
         let pushes = switches && round % 2 == 1;
         let before = caller.known();
         if switches {
-            let next = self.context(thread + round);
-            caller.learn(|it| *it = Known { is_current: it.is_current, ..next });
-            // The call itself is still one of the device before.
-            caller.learn(|it| it.is_current = false);
-            caller.must(if pushes { &PUSH } else { &SET_CURRENT })?;
-            caller.learn(|it| it.is_current = true);
+            self.switch(caller, thread + round, if pushes { &PUSH } else { &SET_CURRENT })?;
         }
         for call in self.calls() {
             if self.stopped() {
@@ -78,10 +78,20 @@ impl Job<'_> {
         Ok(true)
     }
 
+    fn switch(&self, caller: &Caller<'_>, turn: usize, call: &Call) -> anyhow::Result<()> {
+        // The call itself is still one of the device before.
+        caller.learn(|it| *it = Known { is_current: false, ..self.context(turn) });
+        caller.must(call)?;
+        caller.learn(|it| it.is_current = true);
+        Ok(())
+    }
+
     fn calls(&self) -> impl Iterator<Item = &'static Call> {
-        let added: [(bool, &'static [Call]); 4] = [
+        let added: [(bool, &'static [Call]); 6] = [
             (self.options.extra, &EXTRA),
             (self.options.legacy, &LEGACY),
+            (self.options.implicit, &IMPLICIT),
+            (self.options.exports, &EXPORTS),
             (self.options.fail, &FAILING),
             (self.options.nested, &NESTING),
         ];
@@ -90,10 +100,12 @@ impl Job<'_> {
     }
 
     /// Launches and copies at their rates. Time spent idle earns no calls.
-    fn paced(&self, caller: &Caller<'_>) {
+    fn paced(&self, caller: &Caller<'_>, thread: usize) {
         let per_thread = |rate: u64| rate_period(rate, self.options.threads);
         let mut launches = Pace::new(per_thread(self.options.launches_per_second), self.start);
         let mut copies = Pace::new(per_thread(self.options.copies_per_second), self.start);
+        let mut switches = Pace::new(per_thread(self.options.switches_per_second), self.start);
+        let mut turn = thread;
         let mut copy_kinds = COPIES.iter().cycle();
         let mut made = 0;
         while !self.stopped() {
@@ -102,6 +114,7 @@ impl Job<'_> {
                 std::thread::sleep(idle.min(STEP));
                 launches.skip_to(now);
                 copies.skip_to(now);
+                switches.skip_to(now);
                 continue;
             }
             let mut slept = STEP;
@@ -115,7 +128,14 @@ impl Job<'_> {
                 caller.make(copy_kinds.next().expect("a cycle does not end"));
                 slept = Duration::ZERO;
             }
-            let next = launches.next_in(now).min(copies.next_in(now));
+            if switches.due(now) {
+                turn += 1;
+                if self.switch(caller, turn, &SET_CURRENT).is_err() {
+                    return;
+                }
+                slept = Duration::ZERO;
+            }
+            let next = launches.next_in(now).min(copies.next_in(now)).min(switches.next_in(now));
             std::thread::sleep(slept.min(next));
         }
     }

@@ -20,6 +20,8 @@ const LOSS_NAMES: [&str; LOSSES] =
 const ENDS: &str = "ends";
 /// Times at which hooks were off for a look, and calls were missed.
 const LOOKS: &str = "looks";
+/// Waits that outlasted their hooks: how long they took is missing.
+const WAITS: &str = "waits";
 
 /// Identity of a row's process, with the start time in the ticks that `/proc` shows.
 pub(crate) fn process_id(tgid: u32, row: &Row, ticks_per_second: u64) -> ProcessId {
@@ -48,8 +50,12 @@ pub(crate) fn counts_at(row: &Row, at: BootNs) -> CudaCounts {
     counts
 }
 
-/// Below zero while a free was seen before its allocation.
+/// Below zero while a free was seen before its allocation. Where memory may have gone unseen, there is at
+/// least none.
 pub(crate) fn memory(row: &Row) -> CudaMemory {
+    if row.flags[flag::UNCLEAR_MEMORY] != 0 {
+        return CudaMemory { at_least: true, ..CudaMemory::default() };
+    }
     let sum = |bytes: u64| if bytes.cast_signed() < 0 { 0 } else { bytes };
     let live_bytes = sum(row.live_bytes);
     CudaMemory {
@@ -86,10 +92,22 @@ pub(crate) fn cgroup_path(group: &Cgroup) -> Option<String> {
     Some(path.collect::<String>()).filter(|it| !it.is_empty())
 }
 
-/// Losses by cause: those of the kernel, the lives that could not be kept here, and the times at which
-/// it did not count.
-pub(crate) fn lost(kernel: &[u64; LOSSES], ends: u64, looks: u64) -> BTreeMap<&'static str, u64> {
-    LOSS_NAMES.into_iter().zip(*kernel).chain([(ENDS, ends), (LOOKS, looks)]).collect()
+/// What was lost outside of the kernel's maps.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Losses {
+    /// Lives that could not be kept here.
+    pub(crate) ends: u64,
+    /// Times at which nothing counted.
+    pub(crate) looks: u64,
+    /// Waits whose length is not known.
+    pub(crate) waits: u64,
+}
+
+/// By cause.
+pub(crate) fn lost(kernel: &[u64; LOSSES], others: Losses) -> BTreeMap<&'static str, u64> {
+    let Losses { ends, looks, waits } = others;
+    let others = [(ENDS, ends), (LOOKS, looks), (WAITS, waits)];
+    LOSS_NAMES.into_iter().zip(*kernel).chain(others).collect()
 }
 
 /// `None` = no launch was seen.
@@ -100,12 +118,13 @@ pub(crate) fn last_launch(row: &Row) -> Option<BootNs> {
 #[cfg(test)]
 mod tests {
     use super::{
-        cgroup, cgroup_path, counts_at, device, last_launch, lost, memory, ordinal, process_id,
+        Losses, cgroup, cgroup_path, counts_at, device, last_launch, lost, memory, ordinal,
+        process_id,
     };
     use crate::model::units::BootNs;
     use agent_ebpf::keys::Program;
     use agent_ebpf::{
-        CGROUP_LEVELS, CGROUP_NAME, Cgroup, Counter, LOSSES, Loss, Row, UNKNOWN_DEVICE, flag,
+        CGROUP_LEVELS, CGROUP_NAME, Cgroup, Counter, FLAGS, LOSSES, Loss, Row, UNKNOWN_DEVICE, flag,
     };
     use std::collections::BTreeMap;
 
@@ -137,9 +156,9 @@ mod tests {
     fn losses_have_the_names_of_their_causes() {
         let mut kernel = [0; LOSSES];
         kernel[Loss::Records as usize] = 5;
-        let found = lost(&kernel, 7, 2);
+        let found = lost(&kernel, Losses { ends: 7, looks: 2, waits: 3 });
         assert_eq!((found["records"], found["ends"], found["calls"]), (5, 7, 0));
-        assert_eq!(found["looks"], 2);
+        assert_eq!((found["looks"], found["waits"]), (2, 3));
         assert!(found.keys().all(|it| proto::cuda::loss_cause(it) == *it), "each is a label");
     }
 
@@ -162,6 +181,10 @@ mod tests {
         let found = memory(&Row { live_bytes: 9, peak_bytes: 7, host_bytes: 3, ..Row::default() });
         assert_eq!((found.live_bytes, found.peak_bytes, found.host_bytes), (9, 9, 3));
         assert!(!found.at_least);
+        row.flags = [0; FLAGS];
+        (row.live_bytes, row.flags[flag::UNCLEAR_MEMORY]) = (9, 1);
+        let found = memory(&row);
+        assert_eq!((found.live_bytes, found.peak_bytes, found.at_least), (0, 0, true));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::Arc;
 
+use agent_ebpf::keys::Sight;
 use agent_ebpf::layout::LAYOUT;
 use agent_ebpf::{Cgroup, LOSSES, Offsets, Ownership, Record, Row};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, RingBuf};
@@ -26,7 +27,7 @@ use super::bpf::multi::{MultiError, Programs};
 use super::governor::calibration::{self, driver::CalibrationError};
 use super::governor::cost::ASSUMED;
 use super::governor::driver::Hands;
-use super::governor::gates::Gates;
+use super::governor::gates::{self, Gates};
 use super::hooks::{Group, HOOKS, Kind};
 use super::library::driver::LibraryFile;
 use super::log::Bridge;
@@ -86,6 +87,7 @@ pub(crate) struct Kernel {
     owner: Array<MapData, u64>,
     ownership: Owned,
     logs: EbpfLogger<Bridge>,
+    sights: Array<MapData, Sight>,
     gates: Map,
     refused: Map,
     rows: RowReader,
@@ -259,6 +261,7 @@ impl Kernel {
             multi,
             rows: RowReader::new(&counters)?,
             counters,
+            sights: take(&mut ebpf, "SIGHTS")?.try_into()?,
             gates: take(&mut ebpf, "GATES")?,
             refused: take(&mut ebpf, "REFUSED")?,
             overflow: take(&mut ebpf, "OVERFLOW")?.try_into()?,
@@ -368,12 +371,34 @@ impl Kernel {
                 let target = Target { path: &path, file, gates, group, build };
                 attach_multi(programs, &mut self.pins, &target, &points).map(Links::Multi)
             }
-            None => attach_singles(&mut self.ebpf, &path, &points)
+            None => attach_singles(&mut self.ebpf, &path, library.gates, &points)
                 .map(|it| Links::Single(it, clock::boot())),
         }?;
-        // A predecessor may have closed it.
-        self.set_gate(library.gates, group, false)?;
+        self.open_gate(library.gates, group, &links)?;
         Ok(links)
+    }
+
+    /// A gate that is open stays as it is where nothing was attached anew: then no call was missed. A
+    /// predecessor may have closed it.
+    fn open_gate(&mut self, gates: Gates, group: Group, links: &Links) -> Result<(), KernelError> {
+        let Some(gate) = gates.of(group) else { return Ok(()) };
+        let held = Array::<_, u64>::try_from(&self.gates)?.get(&gate, 0)?;
+        if links.adopted() < links.len() || gates::is_closed(held) {
+            self.set_gate(gates, group, false)?;
+        }
+        Ok(())
+    }
+
+    /// Says from when on all work of a file's processes is seen: of those that are older, none is known
+    /// from `blind` on. `None` = of no process.
+    pub(crate) fn set_sight(
+        &mut self,
+        gates: Gates,
+        since: Option<BootNs>,
+        blind: BootNs,
+    ) -> Result<(), KernelError> {
+        let sight = Sight { since_ns: since.map_or(0, |it| it.0), blind_ns: blind.0 };
+        Ok(self.sights.set(gates.file(), sight, 0)?)
     }
 
     /// Every row, as it is now.
@@ -412,7 +437,8 @@ impl Kernel {
         closed: bool,
     ) -> Result<(), KernelError> {
         if let Some(gate) = gates.of(group) {
-            Array::<_, u64>::try_from(&mut self.gates)?.set(gate, u64::from(closed), 0)?;
+            let held = gates::held(closed, clock::boot());
+            Array::<_, u64>::try_from(&mut self.gates)?.set(gate, held, 0)?;
         }
         Ok(())
     }
@@ -767,6 +793,7 @@ fn places(points: &[Point], kind: Kind, gates: Gates) -> Places {
 fn attach_singles(
     ebpf: &mut Ebpf,
     path: &str,
+    gates: Gates,
     points: &[Point],
 ) -> Result<Vec<UProbeLink>, KernelError> {
     let mut links = Vec::new();
@@ -774,7 +801,7 @@ fn attach_singles(
         let kind = point.hook.kind;
         for name in kind.return_program().into_iter().chain([kind.entry_program()]) {
             let location = UProbeAttachLocation::AbsoluteOffset(point.offset);
-            let place = UProbeAttachPoint { location, cookie: Some(point.hook.cookie.0) };
+            let place = UProbeAttachPoint { location, cookie: Some(gates.cookie(point.hook)) };
             let program = uprobe(ebpf, name)?;
             if program.fd().is_err() {
                 program.load()?;

@@ -139,6 +139,11 @@ impl Running {
         }
     }
 
+    /// Waits of which it is not known how long they took.
+    pub(super) fn waits_cut(&self) -> u64 {
+        self.governing.as_ref().map_or(0, |it| it.lock().waits_cut())
+    }
+
     pub(super) fn sampling(&self) -> Option<Sampling> {
         let factor = self.governing.as_ref()?.lock().factor()?;
         Some(Sampling {

@@ -440,13 +440,18 @@ impl Running {
         let totals = libraries.totals();
         let complaint = libraries.complaint();
         let unwatched = libraries.unwatched(at);
+        let others = decode::Losses {
+            ends: self.lives.lost(),
+            looks: unwatched.times,
+            waits: self.waits_cut(),
+        };
         Tracing {
             on: complaint.is_none(),
             reason: complaint.unwrap_or_else(|| libraries.shortfalls()),
             hooks_attached: totals.attached,
             hooks_wanted: totals.wanted,
             hooks_slow: totals.slow,
-            lost: decode::lost(lost, self.lives.lost(), unwatched.times),
+            lost: decode::lost(lost, others),
             unwatched_ns: unwatched.ns,
             sampling: self.sampling(),
             hit_costs: Some(self.costs),

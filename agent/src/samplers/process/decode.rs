@@ -3,7 +3,7 @@
 
 use std::mem::offset_of;
 
-use agent_ebpf::{COUNTERS, Event, Record, Row};
+use agent_ebpf::{COUNTERS, Event, FLAGS, Record, Row};
 
 /// A file as the kernel names it in `/proc/PID/maps`. Both numbers are needed: inode numbers are
 /// unique within one file system only.
@@ -184,10 +184,11 @@ pub(crate) fn row(bytes: &[u8]) -> Option<Row> {
         home: word(bytes, offset_of!(Row, home))?,
         resets: word(bytes, offset_of!(Row, resets))?,
         spilled: word(bytes, offset_of!(Row, spilled))?,
+        flags: bytes.get(flags..flags + FLAGS)?.try_into().ok()?,
         pending_since_ns: double(bytes, offset_of!(Row, pending_since_ns))?,
         last_launch_ns: double(bytes, offset_of!(Row, last_launch_ns))?,
         last_launch_tick: double(bytes, offset_of!(Row, last_launch_tick))?,
-        flags: bytes.get(flags..flags + 8)?.try_into().ok()?,
+        waits_ended: double(bytes, offset_of!(Row, waits_ended))?,
         counts,
     })
 }
@@ -320,11 +321,12 @@ garbage
         let (event, record) = record(&bytes).unwrap();
         assert_eq!((event, record.tgid), (Event::Exited, 77));
         assert_eq!(record.row.start_boottime_ns, 100);
-        assert_eq!((record.row.program, record.row.last_launch_ns), (101, 111));
+        assert_eq!((record.row.program, record.row.last_launch_ns), (101, 113));
         assert_eq!((record.row.uid, record.row.home), (108, 0));
-        assert_eq!(record.row.flags, 113_u64.to_ne_bytes());
-        assert_eq!(record.row.counts[Counter::KernelLaunches as usize], 114);
-        assert_eq!(record.row.counts[Counter::Streams as usize], 99 + words);
+        assert_eq!(record.row.flags[8..], 111_u64.to_ne_bytes());
+        assert_eq!((record.row.pending_since_ns, record.row.waits_ended), (112, 115));
+        assert_eq!(record.row.counts[Counter::KernelLaunches as usize], 116);
+        assert_eq!(record.row.counts[Counter::Exports as usize], 99 + words);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::BorrowedFd;
 
-use agent_ebpf::keys::{ContextKey, DeviceKey, Live, LiveKey, Part, Program, Slot};
+use agent_ebpf::keys::{Context, ContextKey, DeviceKey, Live, LiveKey, Part, Program, Slot};
 use aya::Ebpf;
 use aya::maps::{Array, Map};
 
@@ -82,7 +82,7 @@ impl Belongings {
         vacate(map(&self.slots)?, &mut self.names, &mut is_free)?;
         let live = (size_of::<LiveKey>(), size_of::<Live>());
         remove(map(&self.live)?, live, is_free)?;
-        let context = (size_of::<ContextKey>(), size_of::<u32>());
+        let context = (size_of::<ContextKey>(), size_of::<Context>());
         remove(map(&self.contexts)?, context, |_key, program| is_gone(program))?;
         let part = (size_of::<DeviceKey>(), size_of::<Part>());
         remove(map(&self.devices)?, part, |_key, program| is_gone(program))?;

@@ -173,7 +173,7 @@ mod tests {
     fn a_part_has_every_counter() {
         let bytes: Vec<u8> = (0..COUNTERS as u64).flat_map(u64::to_ne_bytes).collect();
         let counts = part(&bytes).unwrap();
-        assert_eq!(counts[Counter::Streams], COUNTERS as u64 - 1);
+        assert_eq!(counts[Counter::Exports], COUNTERS as u64 - 1);
         assert_eq!(part(&bytes[1..]), None);
     }
 

@@ -40,9 +40,10 @@ pub(crate) fn call_costs<'a>(
 }
 
 /// Groups that may be taken off. Memory never: live bytes would be wrong, and a process may have
-/// changed the text of its memory functions by the time they are put on again. Life hardly costs.
-pub(crate) const GOVERNED: [Group; 4] =
-    [Group::Launches, Group::Copies, Group::Waits, Group::Extra];
+/// changed the text of its memory functions by the time they are put on again. Nor contexts and streams
+/// where they begin and end: what was missed would never be made good.
+pub(crate) const GOVERNED: [Group; 5] =
+    [Group::Launches, Group::Copies, Group::Waits, Group::Switches, Group::Extra];
 
 /// The counters that a call of a governed group adds to, with the number of calls first.
 const LAUNCHES: [Counter; 4] = [
@@ -60,21 +61,25 @@ const COPIES: [Counter; 6] = [
     Counter::Memsets,
 ];
 const WAITS: [Counter; 1] = [Counter::Synchronizations];
+const SWITCHES: [Counter; 1] = [Counter::ContextSwitches];
+const LIFE: [Counter; 4] =
+    [Counter::Contexts, Counter::ContextsDestroyed, Counter::Streams, Counter::ModuleLoads];
 const EXTRA: [Counter; 2] = [Counter::EventRecords, Counter::Queries];
 
-/// Counters of calls, by group. What is not listed counts rarely.
+/// Counters of calls, by group. What is not listed is called rarely.
 fn calls_of(group: Group) -> &'static [Counter] {
     match group {
         Group::Launches => &LAUNCHES,
         Group::Copies => &COPIES,
         Group::Waits => &WAITS,
         Group::Memory => &MEMORY,
+        Group::Switches => &SWITCHES,
         Group::Extra => &EXTRA,
-        Group::Life => &[],
+        Group::Life => &LIFE,
     }
 }
 
-const MEMORY: [Counter; 16] = [
+const MEMORY: [Counter; 18] = [
     Counter::DeviceAllocations,
     Counter::DeviceFailed,
     Counter::DeviceFrees,
@@ -91,6 +96,8 @@ const MEMORY: [Counter; 16] = [
     Counter::Maps,
     Counter::Unmaps,
     Counter::Imports,
+    Counter::HandleRetains,
+    Counter::Exports,
 ];
 
 /// Calls of one group.
@@ -102,7 +109,7 @@ pub(crate) fn calls(counts: &[u64; COUNTERS], group: Group) -> u64 {
 pub(crate) fn counters(group: Group) -> impl Iterator<Item = usize> {
     let amounts = match group {
         Group::Copies | Group::Waits => 2,
-        Group::Launches | Group::Memory | Group::Extra | Group::Life => 1,
+        Group::Launches | Group::Memory | Group::Switches | Group::Extra | Group::Life => 1,
     };
     calls_of(group).iter().flat_map(move |it| *it as usize..*it as usize + amounts)
 }

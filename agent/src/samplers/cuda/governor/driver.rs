@@ -15,7 +15,7 @@ use std::time::Duration;
 use aya::maps::{Array, MapData};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use super::gates::Gates;
+use super::gates::{self, Gates};
 use super::stopwatch::driver::Stopwatches;
 use super::{Change, Counted, CpuTimes, Governor, Rows, Window};
 use crate::clock;
@@ -241,9 +241,9 @@ impl Worker {
         }))
     }
 
-    fn set(&mut self, gates: &BTreeSet<u32>, closed: bool) -> Result<(), KernelError> {
-        for gate in gates {
-            self.hands.gates.set(*gate, u64::from(closed), 0)?;
+    fn set(&mut self, all: &BTreeSet<u32>, closed: bool) -> Result<(), KernelError> {
+        for gate in all {
+            self.hands.gates.set(*gate, gates::held(closed, clock::boot()), 0)?;
         }
         Ok(())
     }
@@ -259,7 +259,9 @@ impl Worker {
                 let counted = rows.into_iter().map(|(tgid, row)| {
                     let start = BootNs(row.start_boottime_ns);
                     let counts = *decode::counts_at(&row, at).as_array();
-                    (decode::process_id(tgid, &row, ticks), Counted { start, counts })
+                    let waits_ended = row.waits_ended;
+                    let counted = Counted { start, counts, waits_ended };
+                    (decode::process_id(tgid, &row, ticks), counted)
                 });
                 Some(counted.collect())
             }

@@ -52,6 +52,8 @@ pub(crate) struct Counted {
     /// When the process was started.
     pub(crate) start: BootNs,
     pub(crate) counts: [u64; COUNTERS],
+    /// Waits whose end was seen.
+    pub(crate) waits_ended: u64,
 }
 
 pub(crate) type Rows = BTreeMap<ProcessId, Counted>;
@@ -96,6 +98,8 @@ pub(crate) struct Governor {
     budget: Budget,
     files: BTreeMap<FileId, File>,
     processes: BTreeMap<ProcessId, Process>,
+    /// Waits that went on when their hooks came off: how long is not known.
+    waits_cut: u64,
     observed: BootNs,
     random: fastrand::Rng,
 }
@@ -135,6 +139,7 @@ impl Governor {
             budget,
             files: BTreeMap::new(),
             processes: BTreeMap::new(),
+            waits_cut: 0,
             observed: BootNs::default(),
             random: fastrand::Rng::with_seed(seed),
         }
@@ -316,6 +321,11 @@ impl Governor {
         factors.max()
     }
 
+    /// Waits of which it is not known how long they took, so far.
+    pub(crate) fn waits_cut(&self) -> u64 {
+        self.waits_cut
+    }
+
     /// Whether something costs enough to be looked at more often.
     pub(crate) fn is_near(&self) -> bool {
         let near = self.budget.share / 4;
@@ -460,6 +470,7 @@ impl Governor {
             };
             let (counts, cpu_ns) = (row.counts, cpu.get(&key).copied());
             process.begin_watch(Watch { at, counts, cpu_ns }, groups);
+            self.waits_cut += process.cut_waits(row, groups);
         }
     }
 
@@ -476,6 +487,7 @@ impl Governor {
         let watch =
             Watch { at: window.closed, counts: row.counts, cpu_ns: window.cpu.get(&key).copied() };
         let since = row.start.max(sampled.closed);
+        self.waits_cut += process.cut_waits(row, groups);
         process.take_window(&process::Seen { open, since, watch, groups, costs: &it.costs })
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use agent_ebpf::{COUNTERS, Counter, SILENCE_NS};
 
+use super::Counted;
 use super::busy::Unknown;
 use super::cost::{self, CallCosts, portion};
 use super::scale::{Scale, Span};
@@ -12,6 +13,7 @@ use crate::samplers::cuda::hooks::Group;
 use crate::samplers::process::decode::FileId;
 
 const BUSY: usize = Counter::BusyUpperNs as usize;
+const WAITS: usize = Counter::Synchronizations as usize;
 const SECOND_NS: u64 = 1_000_000_000;
 /// A process that has no row any more is forgotten after this time.
 const KEPT_NS: u64 = 30_000_000_000;
@@ -41,6 +43,8 @@ pub(super) struct Process {
     called: BootNs,
     /// Groups that are, or were last, sampled.
     sampled: BTreeSet<Group>,
+    /// Waits whose end will not be seen.
+    waits_cut: u64,
 }
 
 /// A moment from which on no call of a sampled group counts.
@@ -87,6 +91,7 @@ impl Process {
             busy_ns: 0,
             called: BootNs::default(),
             sampled: BTreeSet::new(),
+            waits_cut: 0,
         }
     }
 
@@ -180,6 +185,18 @@ impl Process {
         spent
     }
 
+    /// The hooks of these groups are off. Returns how many waits more are under way of which the end will
+    /// not be seen.
+    pub(super) fn cut_waits(&mut self, row: &Counted, groups: &BTreeSet<Group>) -> u64 {
+        if !groups.contains(&Group::Waits) {
+            return 0;
+        }
+        let under_way = row.counts[WAITS].saturating_sub(row.waits_ended);
+        let more = under_way.saturating_sub(self.waits_cut);
+        self.waits_cut = self.waits_cut.max(under_way);
+        more
+    }
+
     /// The kernel does not know any more whether work is pending.
     fn lose_sight(&mut self, from: Watch, groups: &BTreeSet<Group>) {
         if groups.contains(&Group::Launches) {
@@ -243,4 +260,25 @@ fn sampled_only(counts: &[u64; COUNTERS], groups: &BTreeSet<Group>) -> [u64; COU
         kept[index] = counts[index];
     }
     kept
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{COUNTERS, Counted, Group, Process, WAITS};
+    use crate::model::units::BootNs;
+
+    #[test]
+    fn a_wait_that_outlasts_its_hooks_is_lost_once() {
+        let mut process = Process::new([0; COUNTERS]);
+        let mut cut = |begun, waits_ended, group| {
+            let mut counts = [0; COUNTERS];
+            counts[WAITS] = begun;
+            let row = Counted { start: BootNs(1), counts, waits_ended };
+            process.cut_waits(&row, &[group].into())
+        };
+        assert_eq!(cut(5, 3, Group::Launches), 0, "their hooks are on");
+        assert_eq!([cut(5, 3, Group::Waits), cut(5, 3, Group::Waits)], [2, 0]);
+        assert_eq!(cut(9, 6, Group::Waits), 1);
+        assert_eq!([cut(9, 7, Group::Waits), cut(9, 6, Group::Waits)], [0, 0], "it was seen late");
+    }
 }

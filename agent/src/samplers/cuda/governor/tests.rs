@@ -119,7 +119,11 @@ impl Node {
     }
 
     fn rows(&self) -> Rows {
-        let row = |it: &Program| Counted { start: BootNs(SECOND), counts: it.counted };
+        let row = |it: &Program| Counted {
+            start: BootNs(SECOND),
+            counts: it.counted,
+            waits_ended: it.counted[Counter::Synchronizations as usize],
+        };
         self.programs.iter().map(|(key, it)| (*key, row(it))).collect()
     }
 

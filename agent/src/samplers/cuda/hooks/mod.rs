@@ -25,7 +25,8 @@ pub(crate) struct Hook {
 /// Hooks of a library that are attached and detached together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Group {
-    /// Contexts, streams, and the first call of a process.
+    /// Contexts, streams, and the first call of a process. Never taken off: what was missed once would
+    /// be wrong for good.
     Life,
     /// Allocation and release of memory. Never taken off and put on again while processes run: a
     /// process may change the text of these functions, and live bytes would be wrong.
@@ -33,13 +34,23 @@ pub enum Group {
     Launches,
     Copies,
     Waits,
+    /// Which context of a thread is the current one. While they are off, the device of a call is not known
+    /// where its program uses several.
+    Switches,
     /// Events and questions, which only the configuration asks for.
     Extra,
 }
 
 impl Group {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Life, Self::Memory, Self::Launches, Self::Copies, Self::Waits, Self::Extra];
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Life,
+        Self::Memory,
+        Self::Launches,
+        Self::Copies,
+        Self::Waits,
+        Self::Switches,
+        Self::Extra,
+    ];
 
     #[must_use]
     pub fn as_str(self) -> &'static str {
@@ -49,6 +60,7 @@ impl Group {
             Self::Launches => "launches",
             Self::Copies => "copies",
             Self::Waits => "waits",
+            Self::Switches => "switches",
             Self::Extra => "extra",
         }
     }
@@ -66,6 +78,8 @@ pub(crate) enum Kind {
     /// Entry and return: the result matters.
     Result,
     FreeLater,
+    /// Physical memory, and where it is mapped.
+    Virtual,
     Wait,
     Context,
     /// A copy that a structure describes.
@@ -74,13 +88,14 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    pub(crate) const ALL: [Self; 10] = [
+    pub(crate) const ALL: [Self; 11] = [
         Self::Init,
         Self::Launch,
         Self::Count,
         Self::Sum,
         Self::Result,
         Self::FreeLater,
+        Self::Virtual,
         Self::Wait,
         Self::Context,
         Self::Strided,
@@ -96,6 +111,7 @@ impl Kind {
             Self::Sum => "cuda_sum",
             Self::Result => "cuda_enter",
             Self::FreeLater => "cuda_free_later",
+            Self::Virtual => "cuda_virtual",
             Self::Wait => "cuda_wait",
             Self::Context => "cuda_context",
             Self::Strided => "cuda_strided",
@@ -107,6 +123,7 @@ impl Kind {
     pub(crate) const fn return_program(self) -> Option<&'static str> {
         match self {
             Self::Result => Some("cuda_return"),
+            Self::Virtual => Some("cuda_virtual_done"),
             Self::Wait => Some("cuda_waited"),
             Self::Context => Some("cuda_context_set"),
             Self::Init
@@ -140,6 +157,69 @@ mod tests {
         let symbols: BTreeSet<_> = HOOKS.iter().map(|it| it.symbol).collect();
         assert_eq!(symbols.len(), HOOKS.len());
         assert!(REQUIRED.iter().all(|it| symbols.contains(it)));
+    }
+
+    /// Functions of today's drivers without which counts would not be whole, with their variants.
+    const ALWAYS: [(&str, &[&str]); 8] = [
+        ("", &["cuInit", "cuCtxSynchronize", "cuEventSynchronize", "cuCtxSetCurrent"]),
+        ("", &["cuCtxCreate_v2", "cuCtxCreate_v3", "cuCtxCreate_v4", "cuCtxDestroy_v2"]),
+        ("", &["cuCtxPushCurrent_v2", "cuCtxPopCurrent_v2", "cuDevicePrimaryCtxRetain"]),
+        ("", &["cuDevicePrimaryCtxRelease_v2", "cuDevicePrimaryCtxReset_v2"]),
+        (
+            "",
+            &[
+                "cuMemAlloc_v2",
+                "cuMemAllocManaged",
+                "cuMemAllocPitch_v2",
+                "cuMemFree_v2",
+                "cuMemCreate",
+                "cuMemRelease",
+                "cuMemRetainAllocationHandle",
+                "cuMemMap",
+                "cuMemUnmap",
+                "cuMemAllocHost_v2",
+                "cuMemHostAlloc",
+                "cuMemFreeHost",
+                "cuMemHostRegister_v2",
+                "cuMemHostUnregister",
+                "cuIpcOpenMemHandle_v2",
+                "cuMemImportFromShareableHandle",
+            ],
+        ),
+        (
+            "_ptsz",
+            &[
+                "cuLaunchKernel",
+                "cuLaunchKernelEx",
+                "cuLaunchCooperativeKernel",
+                "cuGraphLaunch",
+                "cuMemAllocAsync",
+                "cuMemAllocFromPoolAsync",
+                "cuMemFreeAsync",
+                "cuStreamSynchronize",
+            ],
+        ),
+        ("_ptds", &["cuMemcpy", "cuMemcpyPeer"]),
+        ("_ptsz", &["cuMemcpyAsync", "cuMemcpyPeerAsync"]),
+    ];
+
+    #[test]
+    fn what_makes_counts_whole_is_always_hooked() {
+        let always: BTreeSet<_> =
+            HOOKS.iter().filter(|it| it.extra.is_none()).map(|it| it.symbol.to_owned()).collect();
+        let copies = ["HtoD", "DtoH", "DtoD"];
+        let copies = copies.map(|it| [format!("cuMemcpy{it}_v2"), format!("cuMemcpy{it}Async_v2")]);
+        let copies = copies.into_iter().flatten().map(|it| {
+            let variant = if it.contains("Async") { "_ptsz" } else { "_ptds" };
+            (variant, it)
+        });
+        let others = ALWAYS
+            .into_iter()
+            .flat_map(|(variant, names)| names.iter().map(move |it| (variant, (*it).to_owned())));
+        for (variant, name) in copies.chain(others) {
+            assert!(always.contains(&name), "{name}");
+            assert!(always.contains(&format!("{name}{variant}")), "{name}{variant}");
+        }
     }
 
     #[test]

@@ -1,10 +1,11 @@
 //! The functions.
 
 use agent_ebpf::Counter::{
-    self, CooperativeLaunches, DeviceAllocations, DeviceToDeviceCalls, DeviceToHostCalls,
-    EventRecords, GraphLaunches, HostAllocations, HostFunctions, HostToDeviceCalls, Imports,
-    KernelLaunches, ManagedAllocations, Maps, Memsets, ModuleLoads, PeerCalls, Queries,
-    StreamOrderedAllocations, Streams, Synchronizations, UnknownCalls, Unmaps, VirtualAllocations,
+    self, ContextSwitches, CooperativeLaunches, DeviceAllocations, DeviceToDeviceCalls,
+    DeviceToHostCalls, EventRecords, Exports, GraphLaunches, HandleRetains, HostAllocations,
+    HostFunctions, HostToDeviceCalls, Imports, KernelLaunches, ManagedAllocations, Maps, Memsets,
+    ModuleLoads, PeerCalls, Queries, StreamOrderedAllocations, Streams, Synchronizations,
+    UnknownCalls, Unmaps, VirtualAllocations,
 };
 use agent_ebpf::cookie::{Cookie, Op};
 
@@ -12,28 +13,30 @@ use super::{Group, Hook, Kind};
 use crate::config::ExtraHooks;
 
 /// All of them. Functions that a driver does not have are skipped and reported.
-pub(crate) static HOOKS: [Hook; 132] = [
+pub(crate) static HOOKS: [Hook; 138] = [
     // The first call of a process.
-    hook("cuInit", Kind::Init, Group::Life, Cookie(0)),
+    hook("cuInit", Kind::Init, Group::Life, Cookie::op(Streams, Op::Begin)),
     // Contexts and streams.
     context_on("cuCtxCreate", Op::CreateContext, 2),
     context_on("cuCtxCreate_v2", Op::CreateContext, 2),
     context_on("cuCtxCreate_v3", Op::CreateContext, 4),
     context_on("cuCtxCreate_v4", Op::CreateContext, 3),
     context_on("cuDevicePrimaryCtxRetain", Op::RetainContext, 1),
+    context("cuDevicePrimaryCtxRelease", Op::ReleaseContext),
+    context("cuDevicePrimaryCtxRelease_v2", Op::ReleaseContext),
     context("cuDevicePrimaryCtxReset", Op::ResetContext),
     context("cuDevicePrimaryCtxReset_v2", Op::ResetContext),
     context("cuCtxDestroy", Op::DestroyContext),
     context("cuCtxDestroy_v2", Op::DestroyContext),
-    context("cuCtxSetCurrent", Op::SetContext),
-    context("cuCtxPushCurrent", Op::PushContext),
-    context("cuCtxPushCurrent_v2", Op::PushContext),
-    context("cuCtxPopCurrent", Op::PopContext),
-    context("cuCtxPopCurrent_v2", Op::PopContext),
     context("cuStreamCreate", Op::CreateStream),
     context("cuStreamCreateWithPriority", Op::CreateStream),
     context_on("cuDeviceGetUuid", Op::Identify, 1),
     context_on("cuDeviceGetUuid_v2", Op::Identify, 1),
+    switch("cuCtxSetCurrent", Op::SetContext),
+    switch("cuCtxPushCurrent", Op::PushContext),
+    switch("cuCtxPushCurrent_v2", Op::PushContext),
+    switch("cuCtxPopCurrent", Op::PopContext),
+    switch("cuCtxPopCurrent_v2", Op::PopContext),
     // Launches.
     launch("cuLaunchKernel", KernelLaunches),
     thread_launch("cuLaunchKernel_ptsz", KernelLaunches),
@@ -49,7 +52,6 @@ pub(crate) static HOOKS: [Hook; 132] = [
     allocation("cuMemAllocPitch_v2", DeviceAllocations, Op::AllocatePitched),
     narrow(allocation("cuMemAllocPitch", DeviceAllocations, Op::AllocatePitched)),
     allocation("cuMemAllocManaged", ManagedAllocations, Op::Allocate),
-    allocation("cuMemCreate", VirtualAllocations, Op::CreateHandle),
     allocation("cuMemAllocHost_v2", HostAllocations, Op::Allocate),
     narrow(allocation("cuMemAllocHost", HostAllocations, Op::Allocate)),
     allocation("cuMemHostAlloc", HostAllocations, Op::Allocate),
@@ -57,11 +59,16 @@ pub(crate) static HOOKS: [Hook; 132] = [
     allocation("cuMemHostRegister_v2", HostAllocations, Op::Register),
     allocation("cuMemFree_v2", DeviceAllocations, Op::Free),
     narrow(allocation("cuMemFree", DeviceAllocations, Op::Free)),
-    allocation("cuMemRelease", VirtualAllocations, Op::Free),
     allocation("cuMemFreeHost", HostAllocations, Op::Free),
     allocation("cuMemHostUnregister", HostAllocations, Op::Free),
-    allocation("cuMemMap", Maps, Op::Sized),
-    allocation("cuMemUnmap", Unmaps, Op::Sized),
+    physical("cuMemCreate", VirtualAllocations, Op::CreateHandle),
+    physical("cuMemRelease", VirtualAllocations, Op::ReleaseHandle),
+    physical("cuMemRetainAllocationHandle", HandleRetains, Op::RetainHandle),
+    physical("cuMemExportToShareableHandle", Exports, Op::ExportHandle),
+    physical("cuMemMap", Maps, Op::Map),
+    physical("cuMemUnmap", Unmaps, Op::Unmap),
+    physical("cuMemMapArrayAsync", Maps, Op::MapArrays),
+    physical("cuMemMapArrayAsync_ptsz", Maps, Op::MapArrays),
     allocation("cuIpcOpenMemHandle", Imports, Op::Plain),
     allocation("cuIpcOpenMemHandle_v2", Imports, Op::Plain),
     allocation("cuMemImportFromShareableHandle", Imports, Op::Plain),
@@ -176,6 +183,10 @@ const fn context_on(symbol: &'static str, op: Op, position: u8) -> Hook {
     hook(symbol, Kind::Context, Group::Life, Cookie::op(Streams, op).at(position))
 }
 
+const fn switch(symbol: &'static str, op: Op) -> Hook {
+    hook(symbol, Kind::Context, Group::Switches, Cookie::op(ContextSwitches, op))
+}
+
 const fn launch(symbol: &'static str, counter: Counter) -> Hook {
     hook(symbol, Kind::Launch, Group::Launches, Cookie::count(counter))
 }
@@ -186,6 +197,10 @@ const fn thread_launch(symbol: &'static str, counter: Counter) -> Hook {
 
 const fn allocation(symbol: &'static str, counter: Counter, op: Op) -> Hook {
     hook(symbol, Kind::Result, Group::Memory, Cookie::op(counter, op))
+}
+
+const fn physical(symbol: &'static str, counter: Counter, op: Op) -> Hook {
+    hook(symbol, Kind::Virtual, Group::Memory, Cookie::op(counter, op))
 }
 
 /// `(pointer to the address, bytes, ..)`.

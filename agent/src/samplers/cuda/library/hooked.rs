@@ -35,6 +35,9 @@ pub(super) struct Hooked {
 /// Silence in a file is evidence when these are on.
 const WORK: [Group; 4] = [Group::Life, Group::Launches, Group::Copies, Group::Waits];
 
+/// What work may be under way is known when these are on, and have been since the process began.
+const SEEING: [Group; 2] = [Group::Life, Group::Launches];
+
 /// Whether hooks on the memory functions would do harm.
 #[derive(Debug)]
 enum Memory {
@@ -90,8 +93,17 @@ impl Hooked {
             blinked: false,
             blind_until: None,
         };
+        let begun = clock::boot();
+        let seen_all_along = SEEING.into_iter().all(|it| kernel.holds(&hooked.library, it));
+        if !seen_all_along {
+            kernel.set_sight(hooked.library.gates, None, begun)?;
+        }
         for group in Group::ALL {
             hooked.put_on(kernel, group)?;
+        }
+        let adopted = SEEING.into_iter().all(|it| hooked.is_adopted(it));
+        if !(seen_all_along && adopted) {
+            kernel.set_sight(hooked.library.gates, Some(clock::boot()), begun)?;
         }
         // What went before is another matter: these are the first hooks.
         hooked.blind_until = None;
@@ -142,7 +154,9 @@ impl Hooked {
             self.put_on(kernel, *group)?;
         }
         self.off = None;
-        Ok(clock::boot().since(since))
+        let now = clock::boot();
+        kernel.set_sight(self.library.gates, Some(now), since)?;
+        Ok(now.since(since))
     }
 
     /// For how long hooks are off for a look that has not ended.
@@ -163,6 +177,11 @@ impl Hooked {
     /// Those of them that a predecessor made: nothing was attached for them.
     pub(super) fn adopted(&self) -> usize {
         self.links.values().map(Links::adopted).sum()
+    }
+
+    /// Whether nothing was attached for a group: a predecessor's hooks have been on all along.
+    fn is_adopted(&self, group: Group) -> bool {
+        self.links.get(&group).is_none_or(|it| it.adopted() == it.len())
     }
 
     pub(super) fn file(&self) -> FileId {
