@@ -78,7 +78,7 @@ pub fn classify(
 
 fn down(health: Health) -> Option<(Class, &'static str)> {
     let reason = match health {
-        Health::Ok | Health::Degraded => return None,
+        Health::Ok | Health::Degraded | Health::Released => return None,
         Health::Hung => "the device does not answer",
         Health::Lost => "the device has fallen off the bus",
         Health::ResetRequired => "the device needs a reset",
@@ -108,7 +108,9 @@ fn not_knowable(
     instance: &InstanceReading,
     view: &InstanceView,
 ) -> Option<(Class, &'static str)> {
-    let reason = if device.health == Health::Degraded {
+    let reason = if device.health == Health::Released {
+        "NVML was let go on request: nobody asks the device"
+    } else if device.health == Health::Degraded {
         "the device answers only in part"
     } else if view.holders.is_none() {
         "the driver gives no process list"
@@ -352,6 +354,18 @@ mod tests {
             };
             check(broken, Class::Down, reason);
         }
+    }
+
+    #[test]
+    fn a_device_that_nobody_asks_is_unknown_and_never_free() {
+        check(
+            |it| {
+                health(it, Health::Released);
+                fixtures::instance(it, 0).processes = None;
+            },
+            Class::Unknown,
+            "NVML was let go on request: nobody asks the device",
+        );
     }
 
     #[test]

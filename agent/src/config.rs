@@ -103,7 +103,7 @@ pub struct RawCollector {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RawHttp {
-    /// Of `/metrics`, `/status` and `/healthz`.
+    /// Of `/metrics`, `/status`, `/healthz` and `/readyz`.
     pub listen: String,
     /// `/metrics` has the readings of devices under the names, units and labels of dcgm-exporter too.
     pub dcgm_compat: bool,

@@ -1,4 +1,4 @@
-//! How each source and each way out is doing, in one shape for `/status`, `/healthz` and `doctor`.
+//! How each source and each way out is doing, in one shape for `/status`, `/readyz` and `doctor`.
 //!
 //! A source that is missing is a state with a price, never a reason to stop: the agent is healthy as
 //! long as its loop turns.
@@ -22,7 +22,7 @@ pub struct Part {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Active,
-    /// Switched off by the configuration.
+    /// Switched off, by the configuration or for a while by somebody on the node.
     Disabled,
     Failed,
 }
@@ -31,9 +31,30 @@ pub enum State {
 pub fn of_nvml(readings: &NvmlReadings) -> Part {
     let (state, message) = match &readings.state {
         NvmlState::Ok => (State::Active, format!("{} devices", readings.devices.len())),
-        NvmlState::Absent(text) | NvmlState::Failed(text) => (State::Failed, text.clone()),
+        NvmlState::Absent(text) | NvmlState::Failed(text) | NvmlState::Replaced(text) => {
+            (State::Failed, text.clone())
+        }
+        NvmlState::Released(text) => (State::Disabled, text.clone()),
     };
     Part { name: "nvml", state, message }
+}
+
+/// Whether it can be known whose time it is.
+#[must_use]
+pub fn of_attribution(readings: &NvmlReadings) -> Part {
+    let (state, message) = if readings.sees_processes {
+        (State::Active, "the driver's process lists are those of the host".to_owned())
+    } else {
+        (
+            State::Failed,
+            "unavailable: the agent is not in the host's PID namespace, and the driver leaves out \
+             processes that the agent cannot see. Who uses a GPU is unknown, no GPU counts as idle \
+             or free, and its time is unobserved. Run the agent with hostPID, or outside of a \
+             container"
+                .to_owned(),
+        )
+    };
+    Part { name: "attribution", state, message }
 }
 
 #[must_use]

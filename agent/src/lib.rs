@@ -8,6 +8,7 @@ pub mod clock;
 pub mod recorder;
 pub mod samplers;
 
+pub mod advice;
 pub mod attribution;
 pub mod classify;
 

@@ -55,6 +55,11 @@ enum Command {
         #[command(subcommand)]
         action: TraceAction,
     },
+    /// Have a running agent let go of the NVIDIA driver for a while, or take it again.
+    Nvml {
+        #[command(subcommand)]
+        action: NvmlAction,
+    },
     /// Remove the hooks and counts that a killed agent has left in the kernel.
     Detach {
         /// Where they are pinned; without it as configured (`cuda.pin_root`).
@@ -81,6 +86,19 @@ enum TraceAction {
 }
 
 #[derive(Debug, Subcommand)]
+enum NvmlAction {
+    /// Shut NVML down and unload it, for a driver upgrade, a MIG change or a reset. No GPU is metered
+    /// meanwhile.
+    Release {
+        /// How long: 90s, 10m, 2h; at most 24h. A restart of the agent ends it, too.
+        #[arg(long = "for", value_parser = parse_duration)]
+        length: Duration,
+    },
+    /// End a release: read everything afresh.
+    Take,
+}
+
+#[derive(Debug, Subcommand)]
 enum ConfigAction {
     /// Read the file, check every value, start nothing.
     Validate,
@@ -93,10 +111,11 @@ mod exit {
     pub(crate) const USAGE: u8 = 64;
     pub(crate) const UNAVAILABLE: u8 = 69;
     pub(crate) const IO: u8 = 74;
+    pub(crate) const UNFINISHED: u8 = 75;
     pub(crate) const DENIED: u8 = 77;
 }
 
-/// Taking hooks off and on takes a fraction of it.
+/// Taking hooks off and on, or letting go of NVML, takes a fraction of it.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> ExitCode {
@@ -119,7 +138,8 @@ fn main() -> ExitCode {
         Command::Record { length, with_identities, file } => {
             write_recording(&config, &Order { file, length, with_identities })
         }
-        Command::Trace { action } => trace(&config, &action),
+        Command::Trace { action } => command(&config, &action.asked()),
+        Command::Nvml { action } => command(&config, &action.asked()),
         Command::Detach { pin_root } => detach(pin_root.or(config.cuda.pin_root)),
         Command::Config { .. } => print("the configuration is valid\n"),
     }
@@ -172,13 +192,29 @@ fn write_recording(config: &Config, order: &Order) -> ExitCode {
     }
 }
 
-fn trace(config: &Config, action: &TraceAction) -> ExitCode {
-    let command = match action {
-        TraceAction::Pause { length } => Asked::Pause { seconds: length.as_secs() },
-        TraceAction::Resume => Asked::Resume,
-    };
-    match runtime().block_on(ask(&config.admin_socket, &command, PATIENCE)) {
+impl TraceAction {
+    fn asked(&self) -> Asked {
+        match self {
+            Self::Pause { length } => Asked::Pause { seconds: length.as_secs() },
+            Self::Resume => Asked::Resume,
+        }
+    }
+}
+
+impl NvmlAction {
+    fn asked(&self) -> Asked {
+        match self {
+            Self::Release { length } => Asked::Release { seconds: length.as_secs() },
+            Self::Take => Asked::Take,
+        }
+    }
+}
+
+/// Asks the running agent.
+fn command(config: &Config, command: &Asked) -> ExitCode {
+    match runtime().block_on(ask(&config.admin_socket, command, PATIENCE)) {
         Ok(Answer::Done(text)) => print(&format!("{text}\n")),
+        Ok(Answer::Unfinished(text)) => refuse(exit::UNFINISHED, &text),
         Ok(Answer::Refused(text)) => refuse(exit::UNAVAILABLE, &text),
         Err(error) if error.is_denied() => fail(exit::DENIED, &error),
         Err(error) => fail(exit::UNAVAILABLE, &error),

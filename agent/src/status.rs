@@ -4,9 +4,11 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 
+use proto::names::action_name;
 use serde::{Deserialize, Serialize};
 
 use crate::accounting::Observation;
+use crate::advice;
 use crate::health::Part;
 use crate::model::ids::InstanceId;
 use crate::model::readings::{DeviceReading, Health};
@@ -32,7 +34,15 @@ pub struct Device {
     pub index: Option<u32>,
     pub model: Option<String>,
     pub health: &'static str,
+    /// Absent = there is nothing to do.
+    pub suggestion: Option<Suggestion>,
     pub instances: Vec<Instance>,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Suggestion {
+    pub action: Option<&'static str>,
+    pub reason: &'static str,
 }
 
 #[derive(Clone, Debug, Serialize)]
@@ -105,6 +115,8 @@ pub fn devices(seen: &Observation, since: &BTreeMap<InstanceId, BootNs>) -> Vec<
         index: reading.identity.index,
         model: reading.identity.model.as_deref().map(ToOwned::to_owned),
         health: health_name(reading.health),
+        suggestion: advice::suggestion(at, &seen.readings.nvml.state, reading)
+            .map(|it| Suggestion { action: action_name(it.action), reason: it.reason }),
         instances: reading
             .instances
             .iter()
@@ -135,13 +147,15 @@ fn holder(view: &HolderView) -> Holder {
     }
 }
 
-fn health_name(health: Health) -> &'static str {
+#[must_use]
+pub fn health_name(health: Health) -> &'static str {
     match health {
         Health::Ok => "ok",
         Health::Degraded => "degraded",
         Health::Hung => "hung",
         Health::Lost => "lost",
         Health::ResetRequired => "reset_required",
+        Health::Released => "released",
     }
 }
 

@@ -1,6 +1,7 @@
 //! How the words of the schema are written in labels, messages, the page and the client.
 
 use crate::exposition::Labels;
+use crate::telemetry::v1::suggestion::Action;
 use crate::telemetry::v1::{Class, Holder, Instance};
 
 /// In the place of an instance's UUID, and of the reason of free time: the slices of a device with MIG
@@ -82,4 +83,22 @@ pub const fn class_name(class: Class) -> &'static str {
         Class::Active => "active",
         Class::Down => "down",
     }
+}
+
+/// What can be suggested, as labels, messages and the client write it.
+pub const ACTIONS: [(&str, Action); 8] = [
+    ("wait", Action::Wait),
+    ("load_driver", Action::LoadDriver),
+    ("finish_upgrade", Action::FinishUpgrade),
+    ("reset_gpu", Action::ResetGpu),
+    ("drain_peers", Action::DrainPeers),
+    ("drain_and_reset", Action::DrainAndReset),
+    ("reboot_node", Action::RebootNode),
+    ("read_log", Action::ReadLog),
+];
+
+/// `None` for what a newer agent suggests.
+#[must_use]
+pub fn action_name(action: Action) -> Option<&'static str> {
+    ACTIONS.iter().find(|(_, it)| *it == action).map(|(name, _)| *name)
 }

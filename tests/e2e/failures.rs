@@ -22,6 +22,8 @@ const UNKNOWN: u32 = 999;
 const GAUGES: [&str; 3] =
     ["gleaner_gpu_busy_ratio", "gleaner_gpu_memory_used_bytes", "gleaner_gpu_power_watts"];
 
+const SUGGESTED: &str = "gleaner_gpu_suggested_action";
+
 fn health(scrape: &Scrape, uuid: &str, state: &str) -> Option<f64> {
     scrape.value("gleaner_gpu_health_state", &[("gpu_uuid", uuid), ("state", state)])
 }
@@ -35,7 +37,11 @@ fn until_health(node: &Node, gpu: usize, state: &str) {
 }
 
 /// What a device in trouble must not do, on agent and collector, while its neighbour goes on.
-fn check_failure(break_it: impl Fn(&mut Scenario), mend_it: impl Fn(&mut Scenario), state: &str) {
+fn check_failure(
+    break_it: impl Fn(&mut Scenario),
+    mend_it: impl Fn(&mut Scenario),
+    (state, action): (&str, &str),
+) {
     let collector = Collector::start();
     let mut node = Setup::gpus(2).reporting_to(&collector).start();
     let scheduler = collector.scheduler();
@@ -50,6 +56,9 @@ fn check_failure(break_it: impl Fn(&mut Scenario), mend_it: impl Fn(&mut Scenari
     collector.until(SOON, "the collector shows no stale reading", |it| {
         check(health(it, &broken, state) == Some(1.0), || format!("it is not {state}"))?;
         gauges_of(it, &broken, 0)?;
+        let suggested = |uuid| it.label(SUGGESTED, &[("gpu_uuid", uuid)], "action");
+        let found = (suggested(&broken), suggested(&whole));
+        check(found == (Some(action.to_owned()), None), || format!("{found:?}"))?;
         gauges_of(it, &whole, GAUGES.len())
     });
     let class = node.metrics().label("gleaner_gpu_class", &[("gpu_uuid", &broken)], "class");
@@ -68,19 +77,19 @@ fn gauges_of(scrape: &Scrape, uuid: &str, expected: usize) -> Result<(), String>
 #[test]
 fn a_device_that_fell_off_the_bus_is_lost_and_not_idle() {
     let set = |state| move |it: &mut Scenario| it.gpus[0].state = state;
-    check_failure(set(State::Lost), set(State::Ok), "lost");
+    check_failure(set(State::Lost), set(State::Ok), ("lost", "reboot_node"));
 }
 
 #[test]
 fn a_device_that_needs_a_reset_is_not_idle() {
     let set = |state| move |it: &mut Scenario| it.gpus[0].state = state;
-    check_failure(set(State::ResetRequired), set(State::Ok), "reset_required");
+    check_failure(set(State::ResetRequired), set(State::Ok), ("reset_required", "reset_gpu"));
 }
 
 #[test]
 fn a_device_that_does_not_answer_does_not_hold_up_the_others() {
     let set = |hang_ms| move |it: &mut Scenario| it.gpus[0].hang_ms = hang_ms;
-    check_failure(set(600_000), set(0), "hung");
+    check_failure(set(600_000), set(0), ("hung", "wait"));
 }
 
 #[test]

@@ -248,7 +248,7 @@ fn of_two_successors_one_wins() {
         check(ended + handed == 1, || {
             format!("{ended} ended, {handed} handed over: {}\n{}", one.log(), two.log())
         })?;
-        tests::scrape::get(&node.url("/healthz")).map(drop)
+        tests::scrape::get(&node.url("/readyz")).map(drop)
     });
     until_arrived(&collector, tenant.stop().launches());
     drop((one, two));

@@ -101,7 +101,8 @@ fn a_program_that_was_read_before_its_end_was_lost_counts_once() {
 /// Launches in activities, all of the time so far when the last reading was counted.
 fn count(meter: &mut CudaMeter, cuda: CudaReadings) -> u64 {
     let at = clock::boot();
-    let nvml = NvmlReadings { state: NvmlState::Ok, devices: BTreeMap::new() };
+    let nvml =
+        NvmlReadings { state: NvmlState::Ok, sees_processes: true, devices: BTreeMap::new() };
     meter.advance(None, &Readings { at, nvml, cuda, holders: BTreeMap::new() });
     meter.close(clock::boot()).iter().map(|it| it.counts.launches()).sum()
 }

@@ -148,7 +148,7 @@ impl Node {
     #[track_caller]
     pub fn start_agent(&mut self) {
         self.start_agent_unready();
-        let url = self.url("/healthz");
+        let url = self.url("/readyz");
         let agent = self.agent.as_mut().expect("it was started");
         eventually(READY, "the agent is ready", || {
             if let Some(status) = agent.ended() {
@@ -218,7 +218,7 @@ impl Node {
                 panic!("the successor ended ({status}) before it was ready");
             }
             check(times(TOOK_OVER) > before, || "it waits".to_owned())?;
-            get(&format!("http://{}/healthz", self.config.http.listen)).map(drop)
+            get(&format!("http://{}/readyz", self.config.http.listen)).map(drop)
         });
         old
     }

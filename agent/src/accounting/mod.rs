@@ -184,8 +184,12 @@ impl Account {
 
 /// The device, where it answers at this tick.
 fn answering<'a>(readings: &'a Readings, id: &DeviceId) -> Result<&'a DeviceReading, Reason> {
-    if readings.nvml.state != NvmlState::Ok {
-        return Err(Reason::NvmlFailed);
+    match readings.nvml.state {
+        NvmlState::Ok => {}
+        NvmlState::Released(_) => return Err(Reason::Released),
+        NvmlState::Absent(_) | NvmlState::Failed(_) | NvmlState::Replaced(_) => {
+            return Err(Reason::NvmlFailed);
+        }
     }
     let device = readings.nvml.devices.get(id).ok_or(Reason::GpuLost)?;
     match device.health {
@@ -193,6 +197,7 @@ fn answering<'a>(readings: &'a Readings, id: &DeviceId) -> Result<&'a DeviceRead
         Health::Hung => Err(Reason::GpuHung),
         Health::Lost => Err(Reason::GpuLost),
         Health::ResetRequired => Err(Reason::ResetRequired),
+        Health::Released => Err(Reason::Released),
     }
 }
 

@@ -42,6 +42,7 @@ pub(crate) fn readings(at: u64, devices: u32) -> Readings {
         at: BootNs(at),
         nvml: NvmlReadings {
             state: NvmlState::Ok,
+            sees_processes: true,
             devices: (0..devices).map(|index| (device(index), idle(at, index))).collect(),
         },
         cuda: CudaReadings { tracing, ..CudaReadings::default() },
@@ -51,6 +52,7 @@ pub(crate) fn readings(at: u64, devices: u32) -> Readings {
 
 fn idle(at: u64, index: u32) -> DeviceReading {
     DeviceReading {
+        inside_since: None,
         at: BootNs(at),
         health: Health::Ok,
         identity: Identity::default(),
@@ -58,6 +60,7 @@ fn idle(at: u64, index: u32) -> DeviceReading {
         figures: Figures::default(),
         xids: Vec::new(),
         hears_xids: true,
+        sources: BTreeMap::new(),
         instances: vec![idle_instance(id(index))],
     }
 }

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 /// Longest question or answer.
 const MOST_BYTES: u64 = 16 * 1024;
-/// How long tracing may be paused at one time: a forgotten pause ends.
+/// How long tracing may be paused, or NVML let go, at one time: what is forgotten ends.
 pub const LONGEST_PAUSE: Duration = Duration::from_secs(24 * 3_600);
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +28,12 @@ pub enum Command {
         seconds: u64,
     },
     Resume,
+    /// Let go of NVML for this long.
+    Release {
+        seconds: u64,
+    },
+    /// Open NVML again.
+    Take,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,6 +41,8 @@ pub enum Command {
 pub enum Answer {
     /// What was done, in a sentence.
     Done(String),
+    /// It is under way, and what it waits for.
+    Unfinished(String),
     /// Nothing was done, and why.
     Refused(String),
 }

@@ -1,9 +1,12 @@
 //! What is there and yet not as it should be, each with what to do about it.
 
+use proto::names::action_name;
 use serde::Serialize;
 
-use crate::model::readings::Tracing;
-use crate::status::{HookGroup, Library};
+use crate::advice;
+use crate::model::readings::{NvmlReadings, NvmlState, Tracing};
+use crate::model::units::BootNs;
+use crate::status::{HookGroup, Library, health_name};
 
 /// Nothing is missing for it; something is dearer or less exact than it could be.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -16,6 +19,20 @@ impl Finding {
     pub(super) fn new(what: impl Into<String>, fix: impl Into<String>) -> Self {
         Self { what: what.into(), fix: fix.into() }
     }
+}
+
+/// What the part for NVML says of all of them is not said again of each.
+pub(super) fn of_devices(at: BootNs, nvml: &NvmlReadings) -> Vec<Finding> {
+    if nvml.state != NvmlState::Ok {
+        return Vec::new();
+    }
+    let found = nvml.devices.iter().filter_map(|(id, device)| {
+        let suggestion = advice::suggestion(at, &nvml.state, device)?;
+        let what = format!("GPU {} is {}: {}", id.0, health_name(device.health), suggestion.reason);
+        let action = action_name(suggestion.action)?;
+        Some(Finding::new(what, action.replace('_', " ")))
+    });
+    found.collect()
 }
 
 pub(super) fn of_tracing(tracing: &Tracing, libraries: &[Library]) -> Vec<Finding> {
@@ -76,8 +93,10 @@ fn of_library(library: &Library) -> Vec<Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::of_tracing;
-    use crate::model::readings::{Sampling, Tracing};
+    use super::{of_devices, of_tracing};
+    use crate::attribution::fixtures;
+    use crate::model::readings::{Health, NvmlState, Sampling, Tracing};
+    use crate::model::units::BootNs;
     use crate::status::{HookGroup, Library};
 
     fn library(attached: usize, slow: usize, error: Option<&str>) -> Library {
@@ -100,6 +119,21 @@ mod tests {
         for (finding, expected) in found.iter().zip(expected) {
             assert!(finding.what.contains(expected) && !finding.fix.is_empty(), "{finding:?}");
         }
+    }
+
+    #[test]
+    fn a_sick_device_is_found_with_what_to_do() {
+        let mut nvml = fixtures::readings(9, 2).nvml;
+        assert_eq!(of_devices(BootNs(9), &nvml), []);
+        nvml.devices.get_mut(&fixtures::device(1)).unwrap().health = Health::ResetRequired;
+        let [found] = &of_devices(BootNs(9), &nvml)[..] else { panic!("one finding") };
+        assert!(found.what.contains(&*fixtures::device(1).0), "{found:?}");
+        assert!(
+            found.what.contains("is reset_required: ") && found.fix == "reset gpu",
+            "{found:?}"
+        );
+        nvml.state = NvmlState::Absent("no NVIDIA driver".to_owned());
+        assert_eq!(of_devices(BootNs(9), &nvml), []);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use crate::clock;
 use crate::config::{self, Allocations, Config};
 use crate::health::{self, Part, State};
+use crate::model::units::BootNs;
 use crate::samplers::cuda::pins;
 use crate::samplers::process::driver::Proc;
 use crate::samplers::sources::Sources;
@@ -24,6 +25,9 @@ use running::Running;
 
 /// Long enough for a collector on the other side of a site.
 const CONNECT: Duration = Duration::from_secs(3);
+
+/// Later than any reading of this run.
+const FOR_GOOD: BootNs = BootNs(u64::MAX);
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -37,8 +41,13 @@ pub struct Report {
 pub async fn examine(config: &Config) -> Report {
     let running = running::ask(config.http_listen).await;
     let told = running.as_ref().and_then(Running::tracing_part);
+    let released = running.as_ref().and_then(Running::released_part);
     let mut sources = Sources::start(&undisturbing(config, told.is_some()), None);
-    let readings = sources.read(clock::boot()).await;
+    let at = clock::boot();
+    if released.is_some() {
+        sources.nvml.release(at, FOR_GOOD, "released".to_owned()).await;
+    }
+    let readings = sources.read(at).await;
     let (tracing_part, tracing, libraries) = match (running, told) {
         (Some(running), Some(part)) => (part, running.tracing(), running.libraries),
         _ => {
@@ -49,11 +58,13 @@ pub async fn examine(config: &Config) -> Report {
             (health::of_tracing(&tracing, config.cuda.enabled), tracing, libraries)
         }
     };
-    let mut findings = findings::of_tracing(&tracing, &libraries);
+    let mut findings = findings::of_devices(at, &readings.nvml);
+    findings.extend(findings::of_tracing(&tracing, &libraries));
     findings.extend(pins(&config.cuda));
     let parts = vec![
-        health::of_nvml(&readings.nvml),
+        released.unwrap_or_else(|| health::of_nvml(&readings.nvml)),
         tracing_part,
+        health::of_attribution(&readings.nvml),
         holders(config),
         allocations(config.allocations),
         spool(&config.spool.path),

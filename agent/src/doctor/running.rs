@@ -1,4 +1,4 @@
-//! What a running agent says of its tracing.
+//! What a running agent says of its tracing, and of a driver that it was told to let go.
 //!
 //! Hooks of a second agent beside it would cost the traced processes twice, and each would take the
 //! other's breakpoints for text that somebody has changed.
@@ -55,6 +55,14 @@ impl Running {
         let said = self.parts.iter().find(|it| it.name == "tracing")?;
         let message = format!("as the running agent says: {}", said.message);
         Some(Part { name: "tracing", state: said.state, message })
+    }
+
+    /// Where the driver was let go on request: whoever opens it now is in the way.
+    pub(super) fn released_part(&self) -> Option<Part> {
+        let said = self.parts.iter().find(|it| it.name == "nvml")?;
+        let message = format!("as the running agent says: {}", said.message);
+        let released = said.state == State::Disabled;
+        released.then_some(Part { name: "nvml", state: State::Disabled, message })
     }
 
     /// What findings are made from.

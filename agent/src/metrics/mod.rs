@@ -36,6 +36,8 @@ pub struct Snapshot {
     /// What a hit on a hook costs; `None` where nothing is traced.
     pub hit_costs: Option<readings::HitCosts>,
     pub nvml: NvmlStats,
+    /// What people on the node have asked for and the loop has not answered.
+    pub waiting_commands: usize,
     pub spool: SpoolStatus,
     pub link: LinkState,
     /// The readings under the names of dcgm-exporter, too.
@@ -57,6 +59,7 @@ pub fn render(snapshot: Option<&Snapshot>, own: &Own) -> String {
             parts::write_hit_costs(&mut text, &snapshot.node, snapshot.hit_costs);
         }
         parts::write_nvml(&mut text, &snapshot.node, &snapshot.nvml);
+        parts::write_queues(&mut text, snapshot);
         parts::write_spool(&mut text, &snapshot.spool);
         parts::write_link(&mut text, &snapshot.link);
         if snapshot.dcgm_compat {

@@ -3,7 +3,8 @@
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::{
-    Encoder as _, Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, Registry, TextEncoder,
+    Encoder as _, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, Opts,
+    Registry, TextEncoder,
 };
 use proto::family::{Family, Label};
 
@@ -23,6 +24,14 @@ const RECORDS: Family =
         .in_unit("records")
         .absent("never")
         .note("Tiles and CUDA activities.");
+const NVML_CALL_SECONDS: Family = Family::histogram(
+    "gleaner_agent_nvml_call_duration_seconds",
+    "Time inside the driver for one question, by call.",
+)
+.by(&[Label::free("call")])
+.absent("there was no such call yet")
+.note("Of failed and late ones too; a call that hangs counts when it returns.")
+.experimental();
 
 /// What the library's collector of the process writes; the words in a scrape are its own.
 const PROCESS: [Family; 7] = [
@@ -37,7 +46,7 @@ const PROCESS: [Family; 7] = [
 
 pub(super) fn families() -> Vec<Family> {
     let process = PROCESS.map(|it| it.absent("`/proc` cannot be read"));
-    [&[READINGS, READING_SECONDS, RECORDS], &process[..]].concat()
+    [&[READINGS, READING_SECONDS, RECORDS, NVML_CALL_SECONDS], &process[..]].concat()
 }
 
 /// One struct, registered once. Cheap to clone.
@@ -47,6 +56,7 @@ pub struct Own {
     pub readings: IntCounterVec,
     pub reading_seconds: Histogram,
     pub records: IntCounter,
+    pub nvml_call_seconds: HistogramVec,
 }
 
 // === impl Own ===
@@ -64,11 +74,18 @@ impl Own {
             )
             .expect("the buckets rise"),
             records: IntCounter::with_opts(options(&RECORDS)).expect("the name is valid"),
+            nvml_call_seconds: HistogramVec::new(
+                HistogramOpts::from(options(&NVML_CALL_SECONDS))
+                    .buckets(vec![0.000_01, 0.000_1, 0.001, 0.01, 0.1, 1.0, 10.0]),
+                &label_names(&NVML_CALL_SECONDS),
+            )
+            .expect("the name and label are valid, and the buckets rise"),
         };
-        let collectors: [Box<dyn Collector>; 4] = [
+        let collectors: [Box<dyn Collector>; 5] = [
             Box::new(own.readings.clone()),
             Box::new(own.reading_seconds.clone()),
             Box::new(own.records.clone()),
+            Box::new(own.nvml_call_seconds.clone()),
             Box::new(ProcessCollector::for_self()),
         ];
         for collector in collectors {

@@ -3,6 +3,7 @@
 use proto::exposition::{Labels, Text};
 use proto::family::{FLAG, Family, Label, Subject, names};
 
+use crate::metrics::Snapshot;
 use crate::model::readings::{CudaCounts, HitCosts};
 use crate::samplers::nvml::NvmlStats;
 use crate::spool::SpoolStatus;
@@ -75,6 +76,23 @@ const NVML_UNLISTED: Family = Family::gauge(
 )
 .in_unit("devices")
 .absent("never");
+
+const QUEUE_DEPTH: Family = Family::gauge(
+    "gleaner_agent_queue_depth",
+    "What waited in a queue inside the agent when the sources were read last.",
+)
+.by(&[Label::of("queue", &names(&QUEUES))])
+.in_unit("entries")
+.absent("never")
+.note("Their bounds, and what counts their losses, are below.")
+.experimental();
+
+type Depth = fn(&Snapshot) -> usize;
+const QUEUES: [(&str, Depth); 3] = [
+    ("nvml_answers", |it| it.nvml.waiting_answers),
+    ("nvml_events", |it| it.nvml.waiting_events),
+    ("commands", |it| it.waiting_commands),
+];
 
 /// When what the spool's file holds has no series.
 const NOT_OPEN: &str = "the spool is not open";
@@ -149,7 +167,7 @@ pub(super) fn tracing_families() -> Vec<Family> {
 pub(super) fn families() -> Vec<Family> {
     let nvml =
         [NVML_ERRORS, NVML_READS, NVML_READ_SECONDS, NVML_LATE, NVML_EVENT_GAPS, NVML_UNLISTED];
-    let spool = [SPOOL_RECORDS, SPOOL_BYTES, SPOOL_HELD, SPOOL_LOST, CONNECTED];
+    let spool = [QUEUE_DEPTH, SPOOL_RECORDS, SPOOL_BYTES, SPOOL_HELD, SPOOL_LOST, CONNECTED];
     let uplink = UPLINK.map(|(family, _)| family.absent("never"));
     [&spool[..], &uplink, &nvml].concat()
 }
@@ -192,6 +210,15 @@ pub(super) fn write_nvml(text: &mut Text, node: &str, stats: &NvmlStats) {
     text.family(NVML_LATE);
     for (labels, device) in &devices {
         text.count(labels, Some(device.late));
+    }
+}
+
+/// What they lose is counted by the parts themselves.
+pub(super) fn write_queues(text: &mut Text, snapshot: &Snapshot) {
+    text.family(QUEUE_DEPTH);
+    for (queue, depth) in QUEUES {
+        let depth = u64::try_from(depth(snapshot)).unwrap_or(u64::MAX);
+        text.count(&Labels::new([("queue", queue)]), Some(depth));
     }
 }
 

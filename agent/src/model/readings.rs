@@ -27,6 +27,9 @@ pub struct Readings {
 #[derive(Clone, Debug, PartialEq)]
 pub struct NvmlReadings {
     pub state: NvmlState,
+    /// The driver's process lists mean something here: it leaves out processes that this agent's PID
+    /// namespace does not have.
+    pub sees_processes: bool,
     /// Every device that was ever listed since the agent started, so that a lost one stays visible.
     pub devices: BTreeMap<DeviceId, DeviceReading>,
 }
@@ -38,6 +41,24 @@ pub enum NvmlState {
     Absent(String),
     /// The library is there and fails.
     Failed(String),
+    /// The kernel has another version of the driver than the library: an upgrade is not finished.
+    Replaced(String),
+    /// Let go on request; the text says until when, and what of ours is still inside.
+    Released(String),
+}
+
+impl NvmlState {
+    /// Why there is nothing to read; empty where there is.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        match self {
+            Self::Ok => "",
+            Self::Absent(text)
+            | Self::Failed(text)
+            | Self::Replaced(text)
+            | Self::Released(text) => text,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -48,6 +69,8 @@ pub enum Health {
     Hung,
     Lost,
     ResetRequired,
+    /// Not asked, because somebody on the node asked for that.
+    Released,
 }
 
 /// One device at one tick.
@@ -55,6 +78,8 @@ pub enum Health {
 pub struct DeviceReading {
     pub at: BootNs,
     pub health: Health,
+    /// When the call began that it is in; `None` = it owes no answer.
+    pub inside_since: Option<BootNs>,
     pub identity: Identity,
     pub counters: Counters,
     /// As of the newest reading of them, which is not of every tick.
@@ -64,8 +89,38 @@ pub struct DeviceReading {
     pub xids: Vec<Xid>,
     /// The driver would tell of an error now.
     pub hears_xids: bool,
+    /// What is read of it and whether that works. A source that is missing is not offered, or nobody
+    /// asks for it now.
+    pub sources: BTreeMap<Source, SourceState>,
     /// One entry where MIG is off.
     pub instances: Vec<InstanceReading>,
+}
+
+/// One thing that is read of a device, whatever it takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Source {
+    Utilization,
+    Memory,
+    Power,
+    Energy,
+    /// Every list of processes that it has.
+    Processes,
+    ProcessUtilization,
+    /// MIG instances.
+    Instances,
+    Gpm,
+    /// Not read at every tick.
+    Fields,
+    /// Errors, as they happen.
+    Events,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SourceState {
+    /// The newest attempt gave a value.
+    pub success: bool,
+    /// Unix time in microseconds of the newest value; `None` = none since the agent started.
+    pub last_us: Option<u64>,
 }
 
 /// An error that the driver reports by number, and how often.

@@ -108,6 +108,8 @@ pub enum Reason {
     GpuLost,
     GpuHung,
     ResetRequired,
+    /// NVML was let go on request.
+    Released,
     /// The driver gave no process list.
     NoProcessList,
     /// Kernels ran and the driver listed no process.
@@ -208,6 +210,7 @@ impl Reason {
             Self::GpuLost => "gpu_lost",
             Self::GpuHung => "gpu_hung",
             Self::ResetRequired => "reset_required",
+            Self::Released => "released",
             Self::NoProcessList => "no_process_list",
             Self::NoHolder => "no_holder",
             Self::UnresolvedProcess => "unresolved_process",

@@ -50,6 +50,7 @@ fn share() -> impl Strategy<Value = Share> {
             Reason::GpuLost,
             Reason::GpuHung,
             Reason::ResetRequired,
+            Reason::Released,
             Reason::NoProcessList,
             Reason::NoHolder,
             Reason::UnresolvedProcess,

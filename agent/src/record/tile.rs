@@ -191,12 +191,13 @@ fn read_remainder(remainder: &v1::Remainder) -> Result<Share, RecordError> {
 }
 
 fn read_reason(text: &str) -> Result<Reason, RecordError> {
-    const REASONS: [Reason; 8] = [
+    const REASONS: [Reason; 9] = [
         Reason::AgentDown,
         Reason::NvmlFailed,
         Reason::GpuLost,
         Reason::GpuHung,
         Reason::ResetRequired,
+        Reason::Released,
         Reason::NoProcessList,
         Reason::NoHolder,
         Reason::UnresolvedProcess,

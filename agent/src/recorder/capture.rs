@@ -22,6 +22,7 @@ const MOST_XIDS: usize = 1_024;
 const SUCCESS: u32 = 0;
 const NOT_FOUND: u32 = 6;
 const DRIVER_NOT_LOADED: u32 = 9;
+const LIB_RM_VERSION_MISMATCH: u32 = 18;
 const UNKNOWN: u32 = 999;
 
 /// What one tick adds to the file.
@@ -99,7 +100,9 @@ impl Capture {
     /// `None` where it is as it was.
     fn change_of_library(&mut self, state: &NvmlState) -> Option<u32> {
         let now = match state {
-            NvmlState::Ok => None,
+            // Nobody can ask a recorder to let go.
+            NvmlState::Ok | NvmlState::Released(_) => None,
+            NvmlState::Replaced(_) => Some(LIB_RM_VERSION_MISMATCH),
             NvmlState::Absent(_) => Some(DRIVER_NOT_LOADED),
             NvmlState::Failed(_) => Some(UNKNOWN),
         };

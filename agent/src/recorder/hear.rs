@@ -27,7 +27,7 @@ pub(super) fn hear(recorded: &mut Recorded, report: &Report, names: &mut Names) 
     hear_state(recorded, answers);
     // Outside of the host's PID namespace lists leave out who is not visible there: they are no answer.
     if report.plan.lists_processes {
-        hear_processes(recorded, answers, names);
+        hear_processes(recorded, report, names);
     }
     if let Some(mig) = &answers.mig {
         let lists_processes = report.plan.lists_processes;
@@ -90,7 +90,8 @@ fn hear_state(recorded: &mut Recorded, answers: &Answers) {
     taken.into_iter().for_each(|it| answered(recorded, it));
 }
 
-fn hear_processes(recorded: &mut Recorded, answers: &Answers, names: &mut Names) {
+fn hear_processes(recorded: &mut Recorded, report: &Report, names: &mut Names) {
+    let answers = &report.answers;
     let mut list = |listed: &Option<Vec<Listed>>| listed.as_deref().map(|it| rows(it, names));
     let lists = [list(&answers.compute), list(&answers.graphics), list(&answers.mps)];
     let [compute, graphics, mps] = lists;
@@ -100,15 +101,13 @@ fn hear_processes(recorded: &mut Recorded, answers: &Answers, names: &mut Names)
         take(&mut recorded.mps, mps, Call::MpsProcesses),
     ];
     taken.into_iter().flatten().for_each(|it| answered(recorded, it));
-    // Which of the two calls told of the samples is which of them was refused. "Nobody was active" is
-    // no refusal: a step without samples says so.
+    // Which of the two calls told of the samples is which of them was asked and not refused. "Nobody was
+    // active" is no refusal: a step without samples says so.
     if answers.samples.is_some() || answers.nobody_was_active() {
-        let newer_is_missing = answers.codes.get(&Call::ProcessesUtilization);
-        if newer_is_missing.is_none() {
-            answered(recorded, Call::ProcessesUtilization);
-        } else {
-            answered(recorded, Call::ProcessUtilization);
-        }
+        let is_refused = answers.codes.contains_key(&Call::ProcessesUtilization);
+        let by_newer = report.plan.asks(Call::ProcessesUtilization) && !is_refused;
+        let call = if by_newer { Call::ProcessesUtilization } else { Call::ProcessUtilization };
+        answered(recorded, call);
     }
 }
 

@@ -24,7 +24,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::clock;
 use crate::config::Config;
 use crate::model::readings::{NvmlReadings, NvmlState};
-use crate::samplers::nvml::{Sampler, can_see_processes};
+use crate::samplers::nvml::Sampler;
 
 use capture::Capture;
 use text::Driver;
@@ -90,15 +90,15 @@ pub async fn record(config: &Config, order: &Order) -> Result<Written, RecordErr
     let mut sampler = Sampler::start_recording(&config.nvml);
     let (began, began_us) = (clock::boot(), now_us());
     let mut readings = sampler.read(began).await;
-    if let NvmlState::Absent(why) | NvmlState::Failed(why) = &readings.state {
-        return Err(RecordError::NoDriver(why.clone()));
+    if readings.state != NvmlState::Ok {
+        return Err(RecordError::NoDriver(readings.state.text().to_owned()));
     }
     let mut book = Book::open(&order.file)?;
     let about = About {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         tick_ms: u64::try_from(config.tick.as_millis()).unwrap_or(u64::MAX),
         with_identities: order.with_identities,
-        sees_processes: can_see_processes(),
+        sees_processes: readings.sees_processes,
     };
     book.write(&text::head(&about, &driver(&readings)))?;
     let mut capture = Capture::new(order.with_identities, began_us);

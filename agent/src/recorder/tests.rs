@@ -22,6 +22,7 @@ fn report(answers: Answers) -> Report {
     Report {
         at: crate::model::units::BootNs(0),
         spent_ns: 0,
+        durations: Vec::new(),
         now_us: BEGAN_US,
         plan: Plan::from_facts(&facts),
         answers,
@@ -38,10 +39,12 @@ fn readings(devices: &[(&str, Health)], state: NvmlState) -> NvmlReadings {
         figures: Default::default(),
         xids: Vec::new(),
         hears_xids: true,
+        inside_since: None,
+        sources: BTreeMap::new(),
         instances: Vec::new(),
     };
     let devices = devices.iter().map(|(name, health)| (id(name), reading(*health)));
-    NvmlReadings { state, devices: devices.collect() }
+    NvmlReadings { state, sees_processes: true, devices: devices.collect() }
 }
 
 fn ok(name: &str) -> NvmlReadings {

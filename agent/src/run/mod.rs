@@ -225,6 +225,7 @@ impl Agent {
     async fn read(&mut self, cause: &str) {
         let at = clock::boot();
         let readings = self.sources.read(at).await;
+        self.observe_calls();
         let records = self.pipeline.step(readings);
         self.own.readings.with_label_values(&[cause]).inc();
         self.own.records.inc_by(records.len() as u64);
@@ -233,6 +234,13 @@ impl Agent {
         self.own
             .reading_seconds
             .observe(Duration::from_nanos(clock::boot().since(at)).as_secs_f64());
+    }
+
+    fn observe_calls(&mut self) {
+        for (call, nanoseconds) in self.sources.nvml.take_durations() {
+            let seconds = Duration::from_nanos(nanoseconds).as_secs_f64();
+            self.own.nvml_call_seconds.with_label_values(&[call.as_str()]).observe(seconds);
+        }
     }
 
     fn keep(&mut self, records: Vec<Record>) {
@@ -258,6 +266,7 @@ impl Agent {
             health::of_tracing(&seen.readings.cuda.tracing, self.config.cuda.enabled),
             health::of_spool(&spool),
             health::of_link(&link, self.config.collector.as_deref()),
+            health::of_attribution(&seen.readings.nvml),
         ];
         let status = Status {
             version: env!("CARGO_PKG_VERSION"),
@@ -275,12 +284,17 @@ impl Agent {
             overflow: seen.readings.cuda.overflow,
             hit_costs: seen.readings.cuda.tracing.hit_costs,
             nvml: self.sources.nvml.stats(),
+            waiting_commands: self.questions.len(),
             spool,
             link,
             dcgm_compat: self.config.dcgm_compat,
         };
         self.live.send_replace(Some(live));
-        self.published.send_replace(Some(Arc::new(Published { status, snapshot })));
+        self.published.send_replace(Some(Arc::new(Published {
+            at: clock::boot(),
+            status,
+            snapshot,
+        })));
     }
 
     /// What was counted is read once more and the hooks are detached; then the records go out, and

@@ -25,7 +25,9 @@ pub(super) async fn succeed(config: &Config) -> Result<(), RunError> {
     let command = Command::Handover { abi: agent_ebpf::ABI, version };
     match ask(&config.admin_socket, &command, HANDOVER).await {
         Ok(Answer::Done(text)) => info!("took over from a running agent: {text}"),
-        Ok(Answer::Refused(why)) => return Err(RunError::Predecessor(why)),
+        Ok(Answer::Refused(why) | Answer::Unfinished(why)) => {
+            return Err(RunError::Predecessor(why));
+        }
         Err(AskError::Nobody(_)) => {}
         Err(silent @ AskError::Silent { .. }) => {
             return Err(RunError::Predecessor(silent.to_string()));

@@ -7,17 +7,18 @@ use std::collections::BTreeMap;
 use proto::telemetry::v1;
 
 use crate::accounting::Observation;
+use crate::advice;
 use crate::attribution;
 use crate::classify;
 use crate::model::ids::{Holder, InstanceId};
 use crate::model::readings::{
-    Counters, CudaMemory, DeviceReading, Health, InstanceReading, NvmlState, Readings, Tracing,
+    Counters, CudaMemory, DeviceReading, Health, InstanceReading, Readings, Tracing,
 };
 use crate::model::units::{BootNs, Percent};
 use crate::model::usage::{HolderView, LastLaunch};
 use crate::record::common::{wire_class, wire_holder};
 use crate::record::counts::wire_counts;
-use crate::uplink::figures::{wire_figures, wire_xid};
+use crate::uplink::figures::{wire_figures, wire_source, wire_xid};
 
 /// `since` says when each class began; an instance that it lacks has had its class since this tick.
 #[must_use]
@@ -36,10 +37,7 @@ pub fn live_update(
         devices: readings.nvml.devices.iter().map(|(id, it)| tick.device(&id.0, it)).collect(),
         tracing: Some(tracing(&readings.cuda.tracing)),
         spool_records: spool_waiting,
-        nvml_state: match &readings.nvml.state {
-            NvmlState::Ok => String::new(),
-            NvmlState::Absent(why) | NvmlState::Failed(why) => why.clone(),
-        },
+        nvml_state: readings.nvml.state.text().to_owned(),
         traced_memory: attribution::memory(readings).into_iter().map(traced_memory).collect(),
     }
 }
@@ -71,8 +69,16 @@ impl Tick<'_> {
             figures: wire_figures(&device.figures),
             xids: device.xids.iter().map(wire_xid).collect(),
             hears_xids: device.hears_xids,
+            suggestion: self.suggestion(device),
+            sources: device.sources.iter().map(wire_source).collect(),
             instances: device.instances.iter().map(|it| self.instance(device, it)).collect(),
         }
+    }
+
+    fn suggestion(&self, device: &DeviceReading) -> Option<v1::Suggestion> {
+        let readings = &self.seen.readings;
+        let found = advice::suggestion(readings.at, &readings.nvml.state, device)?;
+        Some(v1::Suggestion { action: found.action.into(), reason: found.reason.to_owned() })
     }
 
     fn instance(&self, device: &DeviceReading, instance: &InstanceReading) -> v1::Instance {
@@ -207,6 +213,7 @@ fn wire_health(health: Health) -> v1::Health {
         Health::Hung => v1::Health::Hung,
         Health::Lost => v1::Health::Lost,
         Health::ResetRequired => v1::Health::ResetRequired,
+        Health::Released => v1::Health::Released,
     }
 }
 

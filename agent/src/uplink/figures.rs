@@ -2,9 +2,10 @@
 
 use proto::telemetry::v1;
 use proto::telemetry::v1::figure::Kind;
+use proto::telemetry::v1::source_state::Source as WireSource;
 
 use crate::model::figures::{Figure, Figures};
-use crate::model::readings::Xid;
+use crate::model::readings::{Source, SourceState, Xid};
 
 pub(super) fn wire_figures(figures: &Figures) -> Vec<v1::Figure> {
     let wire = |(figure, value)| v1::Figure { kind: wire_kind(figure).into(), value };
@@ -13,6 +14,23 @@ pub(super) fn wire_figures(figures: &Figures) -> Vec<v1::Figure> {
 
 pub(super) fn wire_xid(xid: &Xid) -> v1::Xid {
     v1::Xid { code: xid.code, count: xid.count, last_real_ns: xid.last_real_ns }
+}
+
+pub(super) fn wire_source((source, state): (&Source, &SourceState)) -> v1::SourceState {
+    let source = match source {
+        Source::Utilization => WireSource::Utilization,
+        Source::Memory => WireSource::Memory,
+        Source::Power => WireSource::Power,
+        Source::Energy => WireSource::Energy,
+        Source::Processes => WireSource::Processes,
+        Source::ProcessUtilization => WireSource::ProcessUtilization,
+        Source::Instances => WireSource::Instances,
+        Source::Gpm => WireSource::Gpm,
+        Source::Fields => WireSource::Fields,
+        Source::Events => WireSource::Events,
+    };
+    let last_real_ms = state.last_us.map(|it| it / 1_000);
+    v1::SourceState { source: source.into(), success: state.success, last_real_ms }
 }
 
 #[expect(clippy::too_many_lines, reason = "a list")]

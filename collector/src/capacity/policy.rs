@@ -60,7 +60,7 @@ impl Policy {
         }
         match observed.device.health() {
             Health::Ok => {}
-            Health::Unspecified => return Some(Withheld::Unknown),
+            Health::Unspecified | Health::Released => return Some(Withheld::Unknown),
             Health::Degraded | Health::Hung | Health::Lost | Health::ResetRequired => {
                 return Some(Withheld::Unhealthy);
             }
@@ -203,6 +203,7 @@ mod tests {
             (Health::Hung, Withheld::Unhealthy),
             (Health::Lost, Withheld::Unhealthy),
             (Health::ResetRequired, Withheld::Unhealthy),
+            (Health::Released, Withheld::Unknown),
         ] {
             let device = Device { health: health.into(), ..gpu("GPU-1", Class::Free, 0) };
             check(device, Decision::Withhold(withheld));

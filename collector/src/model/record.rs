@@ -145,7 +145,7 @@ impl Reason {
     /// Of free slices that no MIG instance has.
     const UNCONFIGURED: Self = Self(UNCONFIGURED);
 
-    const KNOWN: [Self; 13] = [
+    const KNOWN: [Self; 14] = [
         Self::NONE,
         Self::UNCONFIGURED,
         Self::MISSING,
@@ -156,6 +156,7 @@ impl Reason {
         Self("gpu_lost"),
         Self("gpu_hung"),
         Self("reset_required"),
+        Self("released"),
         Self("no_process_list"),
         Self("no_holder"),
         Self("unresolved_process"),

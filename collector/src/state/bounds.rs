@@ -20,6 +20,8 @@ const LOSSES: usize = 16;
 const HELD_BACK: usize = 16;
 /// Error codes of one device. More are dropped.
 pub const XIDS: usize = 64;
+/// Sources of readings of one device. More are dropped.
+pub const SOURCES: usize = 32;
 /// Figures of one device or instance. More are dropped.
 pub const FIGURES: usize = 128;
 /// Bytes of one text. The rest is cut off; a UUID that is longer takes its device along.
@@ -32,7 +34,7 @@ pub struct Cuts {
     pub devices: u64,
     pub instances: u64,
     pub holders: u64,
-    /// Too many, or of one kind or error code twice: a series must not be twice in a scrape.
+    /// Too many, or of one kind, error code or source twice: a series must not be twice in a scrape.
     pub figures: u64,
     /// Shortened, or rid of control characters.
     pub texts: u64,
@@ -84,12 +86,18 @@ impl Cuts {
             &mut device.compute_capability,
         ];
         texts.into_iter().flatten().for_each(|it| self.text(it));
+        device.suggestion.iter_mut().for_each(|it| self.text(&mut it.reason));
         self.figures(&mut device.figures);
         let before = device.xids.len();
         let mut codes = HashSet::new();
         device.xids.retain(|it| codes.insert(it.code));
         device.xids.truncate(XIDS);
         self.figures += lost(before, device.xids.len());
+        let before = device.sources.len();
+        let mut sources = HashSet::new();
+        device.sources.retain(|it| sources.insert(it.source));
+        device.sources.truncate(SOURCES);
+        self.figures += lost(before, device.sources.len());
         let mut seen = HashSet::new();
         let before = device.instances.len();
         device.instances.retain(|it| {

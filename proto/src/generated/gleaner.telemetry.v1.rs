@@ -765,6 +765,170 @@ pub struct Device {
     /// Errors are being listened for. While it is false, that a count does not rise means nothing.
     #[prost(bool, tag = "15")]
     pub hears_xids: bool,
+    /// Absent = there is nothing to do.
+    #[prost(message, optional, tag = "16")]
+    pub suggestion: ::core::option::Option<Suggestion>,
+    /// What is read of it, each source once. One that is missing is not offered, or nobody asks for it now.
+    #[prost(message, repeated, tag = "17")]
+    pub sources: ::prost::alloc::vec::Vec<SourceState>,
+}
+/// Whether a source of readings works.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SourceState {
+    #[prost(enumeration = "source_state::Source", tag = "1")]
+    pub source: i32,
+    /// The newest attempt gave a value.
+    #[prost(bool, tag = "2")]
+    pub success: bool,
+    /// Unix time of the newest value by the node's clock, in milliseconds; absent = none since the agent
+    /// started.
+    #[prost(uint64, optional, tag = "3")]
+    pub last_real_ms: ::core::option::Option<u64>,
+}
+/// Nested message and enum types in `SourceState`.
+pub mod source_state {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Source {
+        Unspecified = 0,
+        Utilization = 1,
+        Memory = 2,
+        Power = 3,
+        Energy = 4,
+        /// Every list of processes that it has.
+        Processes = 5,
+        ProcessUtilization = 6,
+        /// MIG instances.
+        Instances = 7,
+        /// Profiling counters.
+        Gpm = 8,
+        /// Read every ten seconds.
+        Fields = 9,
+        /// Errors, as they happen.
+        Events = 10,
+    }
+    impl Source {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "SOURCE_UNSPECIFIED",
+                Self::Utilization => "UTILIZATION",
+                Self::Memory => "MEMORY",
+                Self::Power => "POWER",
+                Self::Energy => "ENERGY",
+                Self::Processes => "PROCESSES",
+                Self::ProcessUtilization => "PROCESS_UTILIZATION",
+                Self::Instances => "INSTANCES",
+                Self::Gpm => "GPM",
+                Self::Fields => "FIELDS",
+                Self::Events => "EVENTS",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "SOURCE_UNSPECIFIED" => Some(Self::Unspecified),
+                "UTILIZATION" => Some(Self::Utilization),
+                "MEMORY" => Some(Self::Memory),
+                "POWER" => Some(Self::Power),
+                "ENERGY" => Some(Self::Energy),
+                "PROCESSES" => Some(Self::Processes),
+                "PROCESS_UTILIZATION" => Some(Self::ProcessUtilization),
+                "INSTANCES" => Some(Self::Instances),
+                "GPM" => Some(Self::Gpm),
+                "FIELDS" => Some(Self::Fields),
+                "EVENTS" => Some(Self::Events),
+                _ => None,
+            }
+        }
+    }
+}
+/// What people can do about a device that is not as it should be. Nothing acts on it by itself.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Suggestion {
+    #[prost(enumeration = "suggestion::Action", tag = "1")]
+    pub action: i32,
+    /// Why, and what that takes, in one phrase for people.
+    #[prost(string, tag = "2")]
+    pub reason: ::prost::alloc::string::String,
+}
+/// Nested message and enum types in `Suggestion`.
+pub mod suggestion {
+    #[derive(
+        Clone,
+        Copy,
+        Debug,
+        PartialEq,
+        Eq,
+        Hash,
+        PartialOrd,
+        Ord,
+        ::prost::Enumeration
+    )]
+    #[repr(i32)]
+    pub enum Action {
+        Unspecified = 0,
+        /// It passes by itself.
+        Wait = 1,
+        LoadDriver = 2,
+        /// The driver and its library are of different versions.
+        FinishUpgrade = 3,
+        ResetGpu = 4,
+        /// Nothing may be exchanged with other GPUs.
+        DrainPeers = 5,
+        /// Start nothing new on it, and reset it when it has nothing to do.
+        DrainAndReset = 6,
+        RebootNode = 7,
+        /// The kernel's log says more than the driver does.
+        ReadLog = 8,
+    }
+    impl Action {
+        /// String value of the enum field names used in the ProtoBuf definition.
+        ///
+        /// The values are not transformed in any way and thus are considered stable
+        /// (if the ProtoBuf definition does not change) and safe for programmatic use.
+        pub fn as_str_name(&self) -> &'static str {
+            match self {
+                Self::Unspecified => "ACTION_UNSPECIFIED",
+                Self::Wait => "WAIT",
+                Self::LoadDriver => "LOAD_DRIVER",
+                Self::FinishUpgrade => "FINISH_UPGRADE",
+                Self::ResetGpu => "RESET_GPU",
+                Self::DrainPeers => "DRAIN_PEERS",
+                Self::DrainAndReset => "DRAIN_AND_RESET",
+                Self::RebootNode => "REBOOT_NODE",
+                Self::ReadLog => "READ_LOG",
+            }
+        }
+        /// Creates an enum from field names used in the ProtoBuf definition.
+        pub fn from_str_name(value: &str) -> ::core::option::Option<Self> {
+            match value {
+                "ACTION_UNSPECIFIED" => Some(Self::Unspecified),
+                "WAIT" => Some(Self::Wait),
+                "LOAD_DRIVER" => Some(Self::LoadDriver),
+                "FINISH_UPGRADE" => Some(Self::FinishUpgrade),
+                "RESET_GPU" => Some(Self::ResetGpu),
+                "DRAIN_PEERS" => Some(Self::DrainPeers),
+                "DRAIN_AND_RESET" => Some(Self::DrainAndReset),
+                "REBOOT_NODE" => Some(Self::RebootNode),
+                "READ_LOG" => Some(Self::ReadLog),
+                _ => None,
+            }
+        }
+    }
 }
 /// An error that the driver reports by number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -1439,6 +1603,8 @@ pub enum Health {
     Hung = 3,
     Lost = 4,
     ResetRequired = 5,
+    /// Not asked: somebody on the node had the agent let go of the driver for a while.
+    Released = 6,
 }
 impl Health {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -1453,6 +1619,7 @@ impl Health {
             Self::Hung => "HUNG",
             Self::Lost => "LOST",
             Self::ResetRequired => "RESET_REQUIRED",
+            Self::Released => "RELEASED",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -1464,6 +1631,7 @@ impl Health {
             "HUNG" => Some(Self::Hung),
             "LOST" => Some(Self::Lost),
             "RESET_REQUIRED" => Some(Self::ResetRequired),
+            "RELEASED" => Some(Self::Released),
             _ => None,
         }
     }

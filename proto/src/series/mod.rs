@@ -9,6 +9,7 @@
 mod cuda;
 mod figures;
 mod metering;
+mod sources;
 mod tracing;
 mod xids;
 
@@ -20,7 +21,8 @@ pub use metering::{Metered, TENANT_ENERGY, UNOWNED_ENERGY, write_metered};
 use crate::exposition::{Labels, Text};
 use crate::family::{FLAG, Family, Label, Subject, Table, names};
 use crate::names::{
-    CLASSES, UNCONFIGURED, class_name, class_names, instance_labels, tenant_labels,
+    ACTIONS, CLASSES, UNCONFIGURED, action_name, class_name, class_names, instance_labels,
+    tenant_labels,
 };
 use crate::telemetry::v1::figure::Kind;
 use crate::telemetry::v1::{Device, DeviceReadings, Health, Holder, LiveUpdate, TracedMemory};
@@ -45,13 +47,14 @@ pub const GPU_SECONDS: Family =
         .absent("the instance never had that share for that reason");
 
 /// Why time, or energy, is nobody's.
-const REASONS: [&str; 12] = [
+const REASONS: [&str; 13] = [
     UNCONFIGURED,
     "agent_down",
     "nvml_failed",
     "gpu_lost",
     "gpu_hung",
     "reset_required",
+    "released",
     "no_process_list",
     "no_holder",
     "unresolved_process",
@@ -138,6 +141,16 @@ const HEALTH: Family =
         .in_unit(FLAG)
         .absent("never, for a device that the driver ever listed")
         .note("From calls and their results.");
+const SUGGESTED_ACTION: Family = Family::gauge(
+    "gleaner_gpu_suggested_action",
+    "1; what people can do about the device. The other actions have no series.",
+)
+.of(Subject::Device)
+.by(&[Label::of("action", &names(&ACTIONS))])
+.in_unit("1")
+.absent("there is nothing to do")
+.note("What each means: `docs/operations.md`, \"A GPU in trouble\".")
+.experimental();
 const CLASS: Family = Family::gauge(
     "gleaner_gpu_class",
     "1; what the instance is doing now. The other classes have no series.",
@@ -178,12 +191,13 @@ const PINNED_BYTES: Family = Family::gauge(
 .absent(NOT_ALL_TRACED)
 .experimental();
 
-const HEALTH_STATES: [(&str, Health); 5] = [
+const HEALTH_STATES: [(&str, Health); 6] = [
     ("ok", Health::Ok),
     ("degraded", Health::Degraded),
     ("hung", Health::Hung),
     ("lost", Health::Lost),
     ("reset_required", Health::ResetRequired),
+    ("released", Health::Released),
 ];
 
 /// Every family that agent and collector serve alike.
@@ -204,7 +218,8 @@ pub fn tables() -> Vec<Table> {
 
 fn device_families() -> Vec<Family> {
     let read = READINGS.map(|(family, _)| family);
-    [&[GPU_INFO], &read[..], &[TEMPERATURE, CLOCK, HEALTH, CLASS, TENANT_MEMORY]].concat()
+    let others = [TEMPERATURE, CLOCK, HEALTH, SUGGESTED_ACTION, CLASS, TENANT_MEMORY];
+    [&[GPU_INFO], &read[..], &others, &sources::families()].concat()
 }
 
 /// Series of the newest readings. `updates` holds one entry per node that is not silent: a silent
@@ -214,6 +229,7 @@ pub fn write_live(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     write_readings(text, updates);
     figures::write(text, &devices(updates).collect::<Vec<_>>());
     xids::write(text, &devices(updates).collect::<Vec<_>>());
+    sources::write(text, &devices(updates).collect::<Vec<_>>());
     write_health(text, updates);
     write_classes(text, updates);
     write_tenant_memory(text, updates);
@@ -288,6 +304,13 @@ fn write_health(text: &mut Text, updates: &[(&str, &LiveUpdate)]) {
     for (labels, device) in devices(updates) {
         for (name, state) in HEALTH_STATES {
             text.count(&labels.with("state", name), Some(u64::from(device.health() == state)));
+        }
+    }
+    text.family(SUGGESTED_ACTION);
+    for (labels, device) in devices(updates) {
+        let action = device.suggestion.as_ref().and_then(|it| action_name(it.action()));
+        if let Some(action) = action {
+            text.count(&labels.with("action", action), Some(1));
         }
     }
 }

@@ -29,12 +29,17 @@ use tests::scrape::Scrape;
 use crate::nvml_sampler::rig::Rig;
 
 /// What depends on when the test runs.
-const MOVING: [&str; 2] =
-    ["gleaner_gpu_energy_joules_total", "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION"];
+const MOVING: [&str; 3] = [
+    "gleaner_gpu_energy_joules_total",
+    "gleaner_gpu_sample_timestamp_seconds",
+    "DCGM_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
+];
 /// What the agent says of itself, and what depends on the machine: whether the listener has begun by
 /// the last tick.
 const LEFT_OUT: [&str; 4] =
     ["gleaner_agent_", "process_", "gleaner_gpu_xid_heard", "DCGM_FI_DEV_XID_ERRORS"];
+/// As above, of a family.
+const EVENTS: &str = "source=\"events\"";
 
 /// What promtool says of names that are DCGM's.
 const DCGM_NAMES: [&str; 3] = [
@@ -77,6 +82,7 @@ fn snapshot(nvml: NvmlReadings, stats: NvmlStats) -> Snapshot {
         overflow: CudaCounts::default(),
         hit_costs: None,
         nvml: stats,
+        waiting_commands: 0,
         spool: SpoolStatus::default(),
         link: LinkState::unconnected("a fixture has no collector"),
         dcgm_compat: false,
@@ -92,7 +98,8 @@ pub(crate) fn settled(body: &str) -> String {
         true => format!("{} 1\n", line.rsplit_once(' ').unwrap().0),
         false => format!("{line}\n"),
     };
-    body.lines().filter(|it| !is_of(it, &LEFT_OUT)).map(settle).collect()
+    let is_kept = |line: &&str| !is_of(line, &LEFT_OUT) && !line.contains(EVENTS);
+    body.lines().filter(is_kept).map(settle).collect()
 }
 
 /// What we name ourselves is clean, and DCGM's names have only the faults that they bring.

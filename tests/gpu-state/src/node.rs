@@ -1,6 +1,7 @@
 //! A folder with a scenario, opened by a library: what is in the scenario now, and who is alive.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -24,6 +25,9 @@ pub struct Node {
     /// When `recent_scenario` last looked at the file.
     checked_ns: AtomicU64,
 }
+
+/// Stands for `/dev/nvidiactl`.
+pub const DEVICE: &str = "nvidiactl";
 
 const RECENT_NS: u64 = 100_000_000;
 
@@ -72,6 +76,11 @@ impl Node {
     /// Opens the folder of the library that contains `address`.
     pub fn beside(address: *const c_void) -> Result<Self, OpenError> {
         Self::open(&place::folder_of(address).ok_or(OpenError::NoFolder)?)
+    }
+
+    /// What a driver's library keeps open while it is initialised.
+    pub fn open_device(&self) -> std::io::Result<File> {
+        File::options().create(true).append(true).open(self.folder.join(DEVICE))
     }
 
     pub fn open(folder: &Path) -> Result<Self, OpenError> {

@@ -3,7 +3,7 @@
 //! Record locks, because they are what a driver's open file is: the kernel drops them when the
 //! process exits, however it exits, a fork does not inherit them, and asking for one names the
 //! holder in the asker's own PID namespace. They also go when the process closes *any* descriptor
-//! of the file, so a process opens it once and never closes it.
+//! of the file, so a process that has a slot opens it once and never closes it.
 #![expect(unsafe_code, reason = "maps a file that other processes write")]
 
 use std::fs::{File, OpenOptions, Permissions};

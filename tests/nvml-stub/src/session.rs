@@ -2,6 +2,7 @@
 //! answer: the failures and delays that the scenario orders.
 
 use std::ffi::c_void;
+use std::fs::File;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use crate::codes::{
 };
 use crate::recorded;
 
-static SESSION: Mutex<Session> = Mutex::new(Session { users: 0, node: None });
+static SESSION: Mutex<Session> = Mutex::new(Session { users: 0, device: None, node: None });
 
 /// How often a hanging call looks whether it still has to.
 const HANG_STEP: Duration = Duration::from_millis(10);
@@ -29,7 +30,9 @@ const MIG_SLOTS: usize = 16;
 struct Session {
     /// `nvmlInit` calls without their `nvmlShutdown`.
     users: u32,
-    /// Opened by the first `nvmlInit` that finds a scenario, and never closed.
+    /// Open while there are users, as `/dev/nvidiactl` is: a driver in use cannot be unloaded.
+    device: Option<File>,
+    /// Closed with the last user, so that a library that is unloaded leaves nothing behind.
     node: Option<Arc<Node>>,
 }
 
@@ -56,15 +59,18 @@ impl Target {
 
 pub(crate) fn init() -> Code {
     let mut session = SESSION.lock().expect("nothing panics while it is held");
-    if session.node.is_none() {
-        session.node = Node::beside(init as *const c_void).ok().map(Arc::new);
-    }
-    let Some(scenario) = session.node.as_deref().and_then(Node::scenario) else {
+    let node = session.node.clone();
+    let Some(node) = node.or_else(|| Node::beside(init as *const c_void).ok().map(Arc::new)) else {
         return DRIVER_NOT_LOADED;
     };
+    let Some(scenario) = node.scenario() else { return DRIVER_NOT_LOADED };
     if let Some(code) = scenario.nvml_init_fails {
         return code;
     }
+    if session.device.is_none() {
+        session.device = node.open_device().ok();
+    }
+    session.node = Some(node);
     session.users += 1;
     SUCCESS
 }
@@ -75,6 +81,10 @@ pub(crate) fn shutdown() -> Code {
         return UNINITIALIZED;
     }
     session.users -= 1;
+    if session.users == 0 {
+        session.device = None;
+        session.node = None;
+    }
     SUCCESS
 }
 

@@ -25,6 +25,7 @@ const CRATES: [Crate; 2] = [
             "recorder",
             "attribution",
             "classify",
+            "advice",
             "accounting",
             "totals",
             "pacing",

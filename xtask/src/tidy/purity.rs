@@ -59,6 +59,7 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
 fn is_pure(path: &str) -> bool {
     let modules = [
         "agent/src/model/",
+        "agent/src/advice",
         "agent/src/attribution",
         "agent/src/accounting",
         "agent/src/classify",

@@ -57,13 +57,16 @@ impl Demo {
         Ok(Some(demo))
     }
 
-    /// Both daemons answer `/healthz`; false when somebody stopped it first.
+    /// Both daemons serve; false when somebody stopped it first.
     fn wait_until_ready(&mut self, signals: &mut Signals) -> anyhow::Result<bool> {
         let deadline = process::now() + READY_WITHIN;
         loop {
-            let waiting = [(self.ports.page, "collector"), (self.ports.agent, "agent")]
-                .into_iter()
-                .find_map(|(port, name)| Some((name, http::get(port, "/healthz").err()?)));
+            let waiting = [
+                (self.ports.page, "/healthz", "collector"),
+                (self.ports.agent, "/readyz", "agent"),
+            ]
+            .into_iter()
+            .find_map(|(port, path, name)| Some((name, http::get(port, path).err()?)));
             let Some((name, error)) = waiting else { return Ok(true) };
             self.fail_if_a_daemon_ended()?;
             if process::now() >= deadline {

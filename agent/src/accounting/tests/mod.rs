@@ -282,6 +282,12 @@ fn what_cannot_be_read_is_unobserved() {
     reason(&health(Health::Hung), Reason::GpuHung, Class::Down);
     reason(&health(Health::Lost), Reason::GpuLost, Class::Down);
     reason(&health(Health::ResetRequired), Reason::ResetRequired, Class::Down);
+    reason(&health(Health::Released), Reason::Released, Class::Unknown);
+    reason(
+        &|it| it.nvml.state = NvmlState::Released("until noon".to_owned()),
+        Reason::Released,
+        Class::Unknown,
+    );
     reason(&|it| fixtures::instance(it, 0).processes = None, Reason::NoProcessList, Class::Unknown);
     reason(
         &|it| it.nvml.state = NvmlState::Failed("driver gone".to_owned()),

@@ -62,6 +62,7 @@ fn device() -> impl Strategy<Value = DeviceTick> {
         Health::Hung,
         Health::Lost,
         Health::ResetRequired,
+        Health::Released,
     ]);
     (
         health,

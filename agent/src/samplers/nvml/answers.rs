@@ -64,8 +64,10 @@ pub(crate) enum Refusal {
     GpuLost,
     #[error("the GPU needs a reset")]
     ResetRequired,
-    #[error("the driver was unloaded or replaced")]
+    #[error("the driver was unloaded")]
     DriverGone,
+    #[error("the driver and its library are of different versions")]
+    DriverReplaced,
     #[error("the driver gives no reason")]
     Failed,
 }
@@ -147,6 +149,8 @@ pub(crate) struct Report {
     pub(crate) at: BootNs,
     /// Time inside the library.
     pub(crate) spent_ns: u64,
+    /// Of each call, in nanoseconds.
+    pub(crate) durations: Vec<(Call, u64)>,
     /// Unix time in microseconds after the last call.
     pub(crate) now_us: u64,
     /// What was asked.
@@ -160,6 +164,8 @@ pub(crate) struct Report {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Listing {
     pub(crate) uuids: Vec<String>,
+    /// Of each call that it took, in nanoseconds.
+    pub(crate) durations: Vec<(Call, u64)>,
     /// Devices that are counted and cannot be named: no permission, hung or lost before their UUID
     /// was read, or beyond the bound.
     pub(crate) unlisted: u32,
@@ -280,7 +286,12 @@ impl Refusal {
     /// After this the device is not asked again for a while: calls to a lost GPU can block for
     /// most of a minute.
     pub(crate) fn ends_the_visit(self) -> bool {
-        matches!(self, Self::GpuLost | Self::ResetRequired | Self::DriverGone)
+        matches!(self, Self::GpuLost | Self::ResetRequired) || self.is_about_the_driver()
+    }
+
+    /// No device answers any more.
+    pub(crate) fn is_about_the_driver(self) -> bool {
+        matches!(self, Self::DriverGone | Self::DriverReplaced)
     }
 
     /// A property of this device, driver or privilege.

@@ -30,6 +30,7 @@ use crate::samplers::nvml::probe::{Facts, Plan};
 use crate::samplers::nvml::processes::driver::{
     compute_processes, graphics_processes, mps_processes, newer_samples, older_samples,
 };
+use crate::samplers::nvml::release::Hold;
 use crate::samplers::nvml::workers::Visit;
 use crate::samplers::process::driver::in_initial_pid_namespace;
 
@@ -43,9 +44,16 @@ const NUMA_WORDS: usize = 4;
 /// The loaded library. A clone keeps it loaded; the last one shuts it down.
 #[derive(Clone, Debug)]
 pub(crate) struct Library {
-    nvml: Arc<Nvml>,
+    loaded: Arc<Loaded>,
     driver_version: Option<Arc<str>>,
     cuda_version: Option<Arc<str>>,
+}
+
+/// Dropped in this order: who counts holds sees this one go when the driver has been let go.
+#[derive(Debug)]
+struct Loaded {
+    nvml: Nvml,
+    _hold: Hold,
 }
 
 /// A device with what is asked of it, as its thread keeps it from one request to the next.
@@ -66,7 +74,11 @@ struct Round<'round, 'library> {
     plan: Plan,
     refused: BTreeMap<Call, Refusal>,
     codes: BTreeMap<Call, u32>,
+    durations: &'round mut Durations,
 }
+
+/// Of each call, in nanoseconds.
+pub(crate) type Durations = Vec<(Call, u64)>;
 
 /// Why the library is not there.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +96,7 @@ pub(crate) enum OpenError {
 // === impl Library ===
 
 impl Library {
-    pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
+    pub(crate) fn open(path: &Path, hold: Hold) -> Result<Self, OpenError> {
         let nvml =
             Nvml::builder().lib_path(path.as_os_str()).init().map_err(|error| match error {
                 NvmlError::LibloadingError(error) => OpenError::Load(error.to_string()),
@@ -97,19 +109,20 @@ impl Library {
             let major = nvml_wrapper::cuda_driver_version_major(it);
             Arc::from(format!("{major}.{}", nvml_wrapper::cuda_driver_version_minor(it)))
         });
-        Ok(Self { nvml: Arc::new(nvml), driver_version, cuda_version })
+        let loaded = Arc::new(Loaded { nvml, _hold: hold });
+        Ok(Self { loaded, driver_version, cuda_version })
     }
 
     pub(crate) fn nvml(&self) -> &Nvml {
-        &self.nvml
+        &self.loaded.nvml
     }
 
     pub(crate) fn device_count(&self) -> Result<u32, Refusal> {
-        self.nvml.device_count().map_err(|it| refusal(&it))
+        self.nvml().device_count().map_err(|it| refusal(&it))
     }
 
     pub(crate) fn uuid(&self, index: u32) -> Result<String, Refusal> {
-        let uuid = self.nvml.device_by_index(index).and_then(|it| it.uuid());
+        let uuid = self.nvml().device_by_index(index).and_then(|it| it.uuid());
         uuid.map_err(|it| refusal(&it))
     }
 
@@ -122,17 +135,18 @@ impl Library {
         visit: Visit,
     ) -> Report {
         let started = clock::boot();
-        let mut identity = None;
+        let (mut identity, mut durations) = (None, Durations::new());
         // Samples outlive a probe: what worked since the tick before is known at every tick.
         let kept = held.take_if(|_| visit.probe).map(|it| (it.gpm, it.mig));
         let (plan, answers) = if let Some(device) = held.as_mut() {
             let plan = if visit.slow { device.plan } else { device.plan.without_slow() };
-            (plan, device.ask(plan, visit.last_seen_us))
+            (plan, device.ask(plan, visit.last_seen_us, &mut durations))
         } else {
-            match self.nvml.device_by_uuid(&*id.0) {
+            let find = || self.nvml().device_by_uuid(&*id.0);
+            match timed(&mut durations, Call::Handle, find) {
                 Ok(handle) => {
                     let kept = kept.unwrap_or_default();
-                    let (device, answers) = probe(handle, kept, visit.last_seen_us);
+                    let (device, answers) = probe(handle, kept, visit.last_seen_us, &mut durations);
                     identity = Some(self.identity(&device.handle, &answers));
                     let plan = device.plan;
                     *held = Some(device);
@@ -149,7 +163,7 @@ impl Library {
             *held = None;
         }
         let spent_ns = clock::boot().since(started);
-        Report { at: visit.at, spent_ns, now_us: now_us(), plan, answers, identity }
+        Report { at: visit.at, spent_ns, durations, now_us: now_us(), plan, answers, identity }
     }
 
     fn identity(&self, device: &nvml_wrapper::Device<'_>, answers: &Answers) -> Identity {
@@ -179,6 +193,14 @@ impl Library {
     }
 }
 
+/// Also a call that fails takes its time.
+pub(crate) fn timed<T>(durations: &mut Durations, call: Call, question: impl FnOnce() -> T) -> T {
+    let started = clock::boot();
+    let answer = question();
+    durations.push((call, clock::boot().since(started)));
+    answer
+}
+
 /// Unix time in the driver's unit.
 pub(crate) fn now_us() -> u64 {
     u64::try_from(clock::real_ns() / 1_000).unwrap_or(0)
@@ -193,10 +215,11 @@ fn probe<'library>(
     handle: nvml_wrapper::Device<'library>,
     (gpm, mig): (Samples<'library>, BTreeMap<String, MigIdentity>),
     last_seen_us: u64,
+    durations: &mut Durations,
 ) -> (Device<'library>, Answers) {
     let (plan, fields) = (Plan::probe(), Fields::all());
     let mut device = Device { handle, plan, fields, gpm, mig };
-    let answers = device.ask(device.plan, last_seen_us);
+    let answers = device.ask(device.plan, last_seen_us, durations);
     device.plan = Plan::from_facts(&Facts::from_answers(&answers, in_host_pid_namespace()));
     (device, answers)
 }
@@ -205,9 +228,9 @@ fn probe<'library>(
 
 impl Device<'_> {
     /// Asks what is planned, until the device is found to be lost.
-    fn ask(&mut self, plan: Plan, last_seen_us: u64) -> Answers {
+    fn ask(&mut self, plan: Plan, last_seen_us: u64, durations: &mut Durations) -> Answers {
         let (refused, codes) = (BTreeMap::new(), BTreeMap::new());
-        let mut round = Round { device: &self.handle, plan, refused, codes };
+        let mut round = Round { device: &self.handle, plan, refused, codes, durations };
         let answers = ask(&mut round, last_seen_us);
         let lists_processes = plan.lists_processes;
         let known = self.mig.len();
@@ -274,7 +297,7 @@ impl<'library> Round<'_, 'library> {
         if !self.plan.asks(call) || self.refused.values().any(|it| it.ends_the_visit()) {
             return None;
         }
-        match question(self.device) {
+        match timed(self.durations, call, || question(self.device)) {
             Ok(answer) => Some(answer),
             Err(error) => {
                 self.refused.insert(call, refusal(&error));
@@ -420,9 +443,8 @@ pub(crate) fn refusal(error: &NvmlError) -> Refusal {
             Refusal::GpuLost
         }
         NvmlError::ResetRequired => Refusal::ResetRequired,
-        NvmlError::DriverNotLoaded | NvmlError::LibRmVersionMismatch | NvmlError::Uninitialized => {
-            Refusal::DriverGone
-        }
+        NvmlError::DriverNotLoaded | NvmlError::Uninitialized => Refusal::DriverGone,
+        NvmlError::LibRmVersionMismatch => Refusal::DriverReplaced,
         _ => Refusal::Failed,
     }
 }

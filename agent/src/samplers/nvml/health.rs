@@ -15,7 +15,7 @@ pub(crate) fn of_device(plan: Plan, answers: &Answers) -> Health {
         return Health::ResetRequired;
     }
     let blind = answers.refused.iter().any(|(call, refusal)| match refusal {
-        Refusal::DriverGone => true,
+        refusal if refusal.is_about_the_driver() => true,
         _ if *call == Call::Handle => true,
         Refusal::Failed => plan.asks(*call) && is_evidence(plan, *call),
         _ => false,

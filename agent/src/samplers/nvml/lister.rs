@@ -12,8 +12,9 @@ use std::time::Duration;
 use tokio::sync::mpsc::Sender;
 
 use crate::clock;
-use crate::samplers::nvml::answers::{Listing, Refusal};
-use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
+use crate::samplers::nvml::answers::{Call, Listing, Refusal};
+use crate::samplers::nvml::driver::{Library, MAX_DEVICES, timed};
+use crate::samplers::nvml::release::Hold;
 use crate::samplers::nvml::workers::{LibraryError, List, Message};
 
 /// What the library's thread owns.
@@ -23,6 +24,8 @@ pub(crate) struct Lister {
     /// How long devices are waited for.
     patience: Duration,
     library: Option<Library>,
+    /// As long as this thread may open the library.
+    hold: Hold,
     /// Indices whose thread has not come back.
     asked: BTreeSet<u32>,
     found: Receiver<Found>,
@@ -38,10 +41,10 @@ struct Found {
 // === impl Lister ===
 
 impl Lister {
-    pub(crate) fn new(path: PathBuf, patience: Duration) -> Self {
+    pub(crate) fn new(path: PathBuf, hold: Hold, patience: Duration) -> Self {
         // Each index has at most one thread, so that none ever waits for room.
         let (finder, found) = sync_channel(MAX_DEVICES);
-        Self { path, patience, library: None, asked: BTreeSet::new(), found, finder }
+        Self { path, hold, patience, library: None, asked: BTreeSet::new(), found, finder }
     }
 
     /// Answers requests until nobody can ask any more, and lets go of the library then.
@@ -55,10 +58,14 @@ impl Lister {
 
     /// A library that fails is let go, so that the next list comes from a fresh one.
     fn list(&mut self) -> Result<(Library, Listing), LibraryError> {
+        let mut durations = Vec::new();
         let library = match self.library.take() {
             Some(library) => library,
-            None => Library::open(&self.path)?,
+            None => {
+                timed(&mut durations, Call::Open, || Library::open(&self.path, self.hold.clone()))?
+            }
         };
+        let started = clock::boot();
         let count = library.device_count().map_err(LibraryError::List)?;
         for index in (0..count).take(MAX_DEVICES) {
             self.look(&library, index);
@@ -66,7 +73,8 @@ impl Lister {
         let uuids = self.collect().map_err(LibraryError::List)?;
         let listed = u32::try_from(uuids.len()).unwrap_or(count);
         self.library = Some(library.clone());
-        Ok((library, Listing { uuids, unlisted: count.saturating_sub(listed) }))
+        durations.push((Call::List, clock::boot().since(started)));
+        Ok((library, Listing { uuids, durations, unlisted: count.saturating_sub(listed) }))
     }
 
     fn look(&mut self, library: &Library, index: u32) {
@@ -93,7 +101,7 @@ impl Lister {
             self.asked.remove(&found.index);
             match found.uuid {
                 Ok(uuid) => uuids.push(uuid),
-                Err(Refusal::DriverGone) => return Err(Refusal::DriverGone),
+                Err(refusal) if refusal.is_about_the_driver() => return Err(refusal),
                 Err(_) => {}
             }
         }

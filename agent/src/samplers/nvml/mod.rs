@@ -16,7 +16,9 @@ pub mod health;
 pub mod lister;
 pub mod probe;
 pub mod processes;
+pub mod release;
 pub mod tracked;
+pub mod validity;
 pub mod workers;
 
 use std::collections::BTreeMap;
@@ -28,12 +30,13 @@ use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::config;
 use crate::model::ids::{DeviceId, ProcessId};
-use crate::model::readings::{DeviceReading, NvmlReadings, NvmlState};
+use crate::model::readings::{NvmlReadings, NvmlState};
 use crate::model::units::BootNs;
-use crate::samplers::nvml::answers::{Call, Listing, Refusal, Report};
+use crate::samplers::nvml::answers::{Call, Listing, Report};
 use crate::samplers::nvml::driver::{Library, MAX_DEVICES};
 use crate::samplers::nvml::events::Events;
 use crate::samplers::nvml::lister::Lister;
+use crate::samplers::nvml::release::{Hold, Release};
 use crate::samplers::nvml::tracked::{DeviceStats, Tracked};
 use crate::samplers::nvml::workers::{LibraryError, List, Message, Worker};
 
@@ -50,8 +53,13 @@ const NO_THREAD: &str = "no thread could be started for NVML; it is tried again 
 pub struct Sampler {
     path: PathBuf,
     deadline: Duration,
+    /// Whether this agent is in the host's PID namespace, which it never leaves.
+    sees_processes: bool,
     messages: Receiver<Message>,
     sender: Sender<Message>,
+    /// Given to everything that may be inside the library.
+    hold: Hold,
+    release: Option<Release>,
     lister: Option<Worker<List>>,
     /// The tick whose list has not come yet.
     listing: Option<BootNs>,
@@ -61,6 +69,10 @@ pub struct Sampler {
     state: Option<NvmlState>,
     devices: BTreeMap<DeviceId, Tracked>,
     unlisted: u32,
+    /// Messages that were there before this tick asked for anything.
+    waited: usize,
+    /// Of every call whose answer came with the newest reading.
+    durations: Vec<(Call, u64)>,
     errors: BTreeMap<Call, u64>,
     events: Events,
     /// Who records gets every answer as it came; `None` = nobody does.
@@ -76,6 +88,10 @@ pub struct NvmlStats {
     /// Devices that the driver counts and that cannot be read: no permission, hung or lost before
     /// their UUID was known, or more than 64.
     pub unlisted: u32,
+    /// Answers that waited for the newest reading.
+    pub waiting_answers: usize,
+    /// Words of those that wait for errors, likewise.
+    pub waiting_events: usize,
     /// Times since the start at which the driver may have reported an error that nobody heard, by
     /// reason.
     pub event_gaps: BTreeMap<&'static str, u64>,
@@ -87,13 +103,6 @@ pub fn fill_processes(readings: &mut NvmlReadings, identify: impl Fn(u32) -> Opt
     for process in instances.flat_map(|it| it.processes.iter_mut().flatten()) {
         process.process = identify(process.tgid);
     }
-}
-
-/// Whether the driver's process lists mean anything here: it leaves out processes that this agent's
-/// PID namespace does not have, so that elsewhere an empty list is no unused device.
-#[must_use]
-pub fn can_see_processes() -> bool {
-    driver::in_host_pid_namespace()
 }
 
 /// The last one shuts the library down, which can block like every call; not here.
@@ -120,8 +129,11 @@ impl Sampler {
         Self {
             path: config.library.clone(),
             deadline: config.deadline,
+            sees_processes: driver::in_host_pid_namespace(),
             messages,
             sender,
+            hold: Hold::default(),
+            release: None,
             lister: None,
             listing: None,
             list_at: BootNs::default(),
@@ -129,6 +141,8 @@ impl Sampler {
             state: None,
             devices: BTreeMap::new(),
             unlisted: 0,
+            waited: 0,
+            durations: Vec::new(),
             errors: Call::ALL.into_iter().map(|it| (it, 0)).collect(),
             events: Events::default(),
             heard: None,
@@ -151,8 +165,11 @@ impl Sampler {
     /// Asks every device once. Returns when all have answered or at the deadline; it may be dropped
     /// before that, and then loses one tick.
     pub async fn read(&mut self, at: BootNs) -> NvmlReadings {
-        while let Ok(message) = self.messages.try_recv() {
-            self.receive(at, message);
+        self.durations.clear();
+        self.receive_waiting(at);
+        self.take_when_due(at);
+        if let Some(readings) = self.released_reading(at) {
+            return readings;
         }
         self.ask_library(at);
         if self.library.is_none() {
@@ -169,16 +186,21 @@ impl Sampler {
         }
         self.wait(at).await;
         self.note_silence(at);
-        self.events.hear();
-        let devices = self.devices.iter_mut();
-        let devices = devices.filter_map(|(id, it)| {
-            let (xids, hears_xids) = self.events.of(id);
-            Some((id.clone(), DeviceReading { xids, hears_xids, ..it.reading(at)? }))
-        });
-        let devices = devices.collect();
         let state = self.state.clone();
         let state = state.unwrap_or_else(|| NvmlState::Failed("NVML was not asked yet".to_owned()));
-        NvmlReadings { state, devices }
+        self.readings(at, state)
+    }
+
+    /// What every device has said by now.
+    fn readings(&mut self, at: BootNs, state: NvmlState) -> NvmlReadings {
+        self.events.hear(driver::now_us());
+        let devices = self.devices.iter_mut().filter_map(|(id, it)| {
+            let mut reading = it.reading(at)?;
+            self.events.fill(id, &mut reading);
+            Some((id.clone(), reading))
+        });
+        let devices = devices.collect();
+        NvmlReadings { state, sees_processes: self.sees_processes, devices }
     }
 
     #[must_use]
@@ -188,8 +210,22 @@ impl Sampler {
             errors: self.errors.iter().map(|(call, count)| (call.as_str(), *count)).collect(),
             devices: devices.map(|(id, it)| (id.clone(), it.stats().clone())).collect(),
             unlisted: self.unlisted,
+            waiting_answers: self.waited,
+            waiting_events: self.events.waited(),
             event_gaps: self.events.gaps().collect(),
         }
+    }
+
+    fn receive_waiting(&mut self, at: BootNs) {
+        self.waited = self.messages.len();
+        while let Ok(message) = self.messages.try_recv() {
+            self.receive(at, message);
+        }
+    }
+
+    /// How long each call took whose answer came with the newest reading, in nanoseconds.
+    pub fn take_durations(&mut self) -> Vec<(Call, u64)> {
+        std::mem::take(&mut self.durations)
     }
 
     /// Until this tick's answers are here, or the deadline.
@@ -223,11 +259,13 @@ impl Sampler {
         }
     }
 
-    fn receive_report(&mut self, at: BootNs, id: &DeviceId, report: Report) {
+    fn receive_report(&mut self, at: BootNs, id: &DeviceId, mut report: Report) {
+        self.durations.append(&mut report.durations);
         for call in health::failures(report.plan, &report.answers) {
             *self.errors.entry(call).or_default() += 1;
         }
-        let driver_gone = report.answers.refused.values().any(|it| *it == Refusal::DriverGone);
+        let refused = report.answers.refused.values();
+        let driver_gone = refused.copied().find(|it| it.is_about_the_driver());
         let Some(device) = self.devices.get_mut(id) else { return };
         let copy = self.heard.is_some().then(|| report.clone());
         // A late word may be about a driver that is no longer the one in use.
@@ -237,12 +275,13 @@ impl Sampler {
         if let (Some(heard), Some(copy)) = (&mut self.heard, copy) {
             heard.push((id.clone(), copy));
         }
-        if driver_gone {
-            self.without_list(at, &LibraryError::List(Refusal::DriverGone));
+        if let Some(refusal) = driver_gone {
+            self.without_list(at, &LibraryError::List(refusal));
         }
     }
 
-    fn adopt(&mut self, at: BootNs, library: Library, listing: Listing) {
+    fn adopt(&mut self, at: BootNs, library: Library, mut listing: Listing) {
+        self.durations.append(&mut listing.durations);
         self.become_state(NvmlState::Ok);
         self.library = Some(library);
         self.list_at = at + if listing.unlisted == 0 { LIST_NS } else { RETRY_NS };
@@ -260,13 +299,19 @@ impl Sampler {
     /// The library failed to open or to list. Devices that answer go on; without a driver none does.
     fn without_list(&mut self, at: BootNs, error: &LibraryError) {
         let call = if matches!(error, LibraryError::Open(_)) { Call::Open } else { Call::List };
-        let state = error.state(&self.path);
+        let mut state = error.state(&self.path);
         if !matches!(state, NvmlState::Absent(_)) {
             *self.errors.entry(call).or_default() += 1;
         }
         self.list_at = at + RETRY_NS;
-        if matches!(error, LibraryError::List(Refusal::DriverGone)) {
+        if matches!(error, LibraryError::List(refusal) if refusal.is_about_the_driver()) {
             self.close();
+        }
+        if let NvmlState::Replaced(text) = &mut state {
+            // The dynamic linker gives the library that is loaded, not the one that is new.
+            for it in self.inside_devices() {
+                *text += &format!("; {it} of the old library");
+            }
         }
         if self.library.is_none() {
             self.become_state(state);
@@ -287,7 +332,7 @@ impl Sampler {
         }
         if self.lister.is_none() {
             // Half of it, so that the list is here before this tick's own deadline.
-            let lister = Lister::new(self.path.clone(), self.deadline / 2);
+            let lister = Lister::new(self.path.clone(), self.hold.clone(), self.deadline / 2);
             self.lister = Worker::library(lister, self.sender.clone()).ok();
         }
         match &self.lister {
@@ -320,7 +365,7 @@ impl Sampler {
         if let Some(lister) = &mut self.lister {
             lister.close();
         }
-        self.events.close();
+        self.events.close(driver::now_us());
         self.devices.values_mut().for_each(Tracked::close);
     }
 
@@ -342,7 +387,7 @@ impl Sampler {
 
     fn greet(&self) {
         tracing::info!(library = %self.path.display(), "NVML is open");
-        if !can_see_processes() {
+        if !self.sees_processes {
             tracing::warn!(
                 "the agent is not in the host's PID namespace: who uses a GPU is unknown, the rest \
                  is read. Run it with hostPID, or outside of a container"
@@ -355,8 +400,8 @@ impl Sampler {
         if kind != Some(std::mem::discriminant(&state)) {
             match &state {
                 NvmlState::Ok => self.greet(),
-                NvmlState::Absent(text) => tracing::info!("{text}"),
-                NvmlState::Failed(text) => tracing::warn!("{text}"),
+                NvmlState::Absent(text) | NvmlState::Released(text) => tracing::info!("{text}"),
+                NvmlState::Failed(text) | NvmlState::Replaced(text) => tracing::warn!("{text}"),
             }
         }
         self.state = Some(state);

@@ -3,6 +3,8 @@
 //! One thread per device, one request at a time: a thread that does not come back is left alone and
 //! never doubled, and the device is `hung` until it answers a request of the same tick again.
 
+use std::collections::BTreeMap;
+
 use tokio::sync::mpsc::Sender;
 
 use crate::model::figures::Figures;
@@ -14,6 +16,7 @@ use crate::samplers::nvml::answers::{Call, Report};
 use crate::samplers::nvml::decode;
 use crate::samplers::nvml::driver::{Library, now_us};
 use crate::samplers::nvml::figures::odometer::Odometers;
+use crate::samplers::nvml::validity::Validity;
 use crate::samplers::nvml::workers::{Message, Visit, Worker};
 use crate::samplers::nvml::{figures, health};
 
@@ -29,6 +32,8 @@ const FIGURES_NS: u64 = 10_000_000_000;
 pub(crate) struct Tracked {
     id: DeviceId,
     worker: Option<Worker<Visit>>,
+    /// Not to be asked, on request.
+    released: bool,
     asked: Option<Visit>,
     /// The answer to this tick's request.
     report: Option<(Visit, Report)>,
@@ -43,6 +48,7 @@ pub(crate) struct Tracked {
     figures: Figures,
     figures_at: BootNs,
     odometers: Odometers,
+    validity: Validity,
     stats: DeviceStats,
 }
 
@@ -66,6 +72,7 @@ impl Tracked {
         Self {
             id,
             worker: None,
+            released: false,
             asked: None,
             report: None,
             health: None,
@@ -77,6 +84,7 @@ impl Tracked {
             figures: Figures::default(),
             figures_at: BootNs::default(),
             odometers: Odometers::default(),
+            validity: Validity::default(),
             stats: DeviceStats::default(),
         }
     }
@@ -105,6 +113,22 @@ impl Tracked {
     /// Figures are asked for at this tick, however long ago that was.
     pub(crate) fn want_figures(&mut self) {
         self.figures_at = BootNs::default();
+    }
+
+    /// As `close`; until it is taken again nothing is known of it.
+    pub(crate) fn release(&mut self) {
+        self.close();
+        self.released = true;
+        self.rest_until = BootNs::default();
+    }
+
+    pub(crate) fn take(&mut self) {
+        self.released = false;
+    }
+
+    /// Its thread may be inside the library.
+    pub(crate) fn has_thread(&self) -> bool {
+        self.worker.as_ref().is_some_and(|it| !it.has_ended())
     }
 
     /// Asks the device for this tick, unless it rests or still owes an answer.
@@ -150,7 +174,7 @@ impl Tracked {
             Some((visit, report)) => self.decode(visit, &report),
             None => {
                 self.health = self.health_unheard();
-                self.forget_figures();
+                self.say_nothing();
                 (Counters::default(), self.unmeasured())
             }
         };
@@ -159,14 +183,17 @@ impl Tracked {
             note_change(&self.id, before, health);
         }
         let (identity, figures) = (self.identity.clone(), self.figures.clone());
+        let sources = if self.released { BTreeMap::new() } else { self.validity.sources() };
         Some(DeviceReading {
             at,
             health,
+            inside_since: self.asked.map(|it| it.at),
             identity,
             counters,
             figures,
             xids: Vec::new(),
             hears_xids: false,
+            sources,
             instances,
         })
     }
@@ -176,7 +203,8 @@ impl Tracked {
         if self.asked.is_some() {
             return Some(Health::Hung);
         }
-        self.health.map(|it| if self.is_gone() { it } else { Health::Degraded })
+        let unheard = if self.released { Health::Released } else { Health::Degraded };
+        self.health.map(|it| if self.is_gone() && !self.released { it } else { unheard })
     }
 
     fn decode(&mut self, visit: Visit, report: &Report) -> (Counters, Vec<InstanceReading>) {
@@ -185,7 +213,7 @@ impl Tracked {
         if answers.ended() || answers.refused.contains_key(&Call::Handle) {
             self.rest_until = if self.is_gone() { visit.at + REST_NS } else { visit.at };
             self.probe_at = visit.at;
-            self.forget_figures();
+            self.say_nothing();
             return (Counters::default(), self.unmeasured());
         }
         match &report.identity {
@@ -206,11 +234,15 @@ impl Tracked {
         let instances = decode::instances(&self.id, report.plan, answers, &activity)
             .unwrap_or_else(|| self.unmeasured());
         self.instances = instances.iter().map(|it| it.id.clone()).collect();
-        (decode::counters(report.plan, answers), instances)
+        let counters = decode::counters(report.plan, answers);
+        let plan = (report.plan, report.identity.is_some());
+        self.validity.advance(plan, answers, &counters, report.now_us);
+        (counters, instances)
     }
 
     /// What a silent device said before says nothing of it now.
-    fn forget_figures(&mut self) {
+    fn say_nothing(&mut self) {
+        self.validity.silence();
         self.figures = Figures::default();
         self.figures_at = BootNs::default();
     }
@@ -237,6 +269,7 @@ fn note_change(id: &DeviceId, before: Option<Health>, now: Health) {
     let device = &*id.0;
     match now {
         Health::Ok => tracing::info!(device, ?before, "the GPU answers"),
+        Health::Released => tracing::info!(device, ?before, "the GPU is not asked, on request"),
         _ => tracing::warn!(device, ?before, ?now, "the GPU does not answer as it should"),
     }
 }

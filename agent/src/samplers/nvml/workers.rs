@@ -132,6 +132,13 @@ impl LibraryError {
             Self::Open(error @ OpenError::NoDriver) => NvmlState::Absent(format!(
                 "no NVIDIA driver: {error}; {CONSEQUENCE}. Load it with `modprobe nvidia`"
             )),
+            Self::Open(OpenError::VersionMismatch) | Self::List(Refusal::DriverReplaced) => {
+                NvmlState::Replaced(format!(
+                    "{path} fails: the driver and its library are of different versions; \
+                     {CONSEQUENCE}. Finish the upgrade: stop what uses the GPUs and load the new \
+                     driver, or reboot"
+                ))
+            }
             other => NvmlState::Failed(format!("{path} fails: {other}; {CONSEQUENCE}")),
         }
     }
@@ -171,13 +178,24 @@ mod tests {
     }
 
     #[test]
+    fn an_upgrade_that_is_not_finished_is_no_common_failure() {
+        for error in [
+            LibraryError::Open(OpenError::VersionMismatch),
+            LibraryError::List(Refusal::DriverReplaced),
+        ] {
+            let NvmlState::Replaced(text) = state(error) else { panic!("replaced") };
+            assert!(text.contains("different versions") && text.contains("Finish the upgrade"));
+        }
+    }
+
+    #[test]
     fn a_failure_says_what_goes_on_and_what_comes_next() {
-        let NvmlState::Failed(text) = state(LibraryError::Open(OpenError::VersionMismatch)) else {
+        let NvmlState::Failed(text) = state(LibraryError::List(Refusal::DriverGone)) else {
             panic!("failed");
         };
         assert_eq!(
             text,
-            "libnvidia-ml.so.1 fails: the driver and its library are of different versions; the \
+            "libnvidia-ml.so.1 fails: its devices cannot be listed: the driver was unloaded; the \
              GPUs of this node are not metered, processes and CUDA calls still are; it is tried \
              again every 5 s"
         );

@@ -2,7 +2,7 @@
 
 use proto::capacity::v1 as pb;
 use proto::names;
-use proto::telemetry::v1::{Device, Health, Holder, Instance, LiveHolder, TracingLoss};
+use proto::telemetry::v1::{Device, Health, Holder, Instance, LiveHolder, Suggestion, TracingLoss};
 use serde_json::{Map, Value, json};
 
 use crate::words;
@@ -67,6 +67,7 @@ pub(crate) fn health(health: Health) -> &'static str {
         Health::Hung => "hung",
         Health::Lost => "lost",
         Health::ResetRequired => "reset_required",
+        Health::Released => "released",
     }
 }
 
@@ -111,6 +112,7 @@ fn gpu<'a>(device: &Device, states: &mut impl Iterator<Item = &'a pb::InstanceSt
         "model": device.model,
         "driver_version": device.driver_version,
         "health": health(device.health()),
+        "suggestion": device.suggestion.as_ref().map(suggestion),
         "numa_node": device.numa_node,
         "busy_ratio": readings.busy_ratio,
         "memory_total_bytes": readings.memory_total_bytes,
@@ -120,6 +122,10 @@ fn gpu<'a>(device: &Device, states: &mut impl Iterator<Item = &'a pb::InstanceSt
         "temperature_celsius": readings.temperature_celsius,
         "instances": instances,
     })
+}
+
+fn suggestion(suggestion: &Suggestion) -> Value {
+    json!({ "action": names::action_name(suggestion.action()), "reason": suggestion.reason })
 }
 
 fn instance(instance: &Instance, state: Option<&pb::InstanceState>) -> Value {

@@ -77,6 +77,7 @@ struct GpuView<'a> {
     model: Option<&'a str>,
     driver_version: Option<&'a str>,
     health: &'static str,
+    suggestion: Option<SuggestionView<'a>>,
     numa_node: Option<u32>,
     busy_ratio: Option<f64>,
     memory_total_bytes: Option<u64>,
@@ -85,6 +86,12 @@ struct GpuView<'a> {
     power_limit_mw: Option<u64>,
     temperature_celsius: Option<i32>,
     instances: Vec<InstanceView<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct SuggestionView<'a> {
+    action: Option<&'static str>,
+    reason: &'a str,
 }
 
 #[derive(Debug, Serialize)]
@@ -288,7 +295,12 @@ fn gpu<'a>(device: &'a Device, instances: Vec<InstanceView<'a>>) -> GpuView<'a> 
             Health::Hung => "hung",
             Health::Lost => "lost",
             Health::ResetRequired => "reset_required",
+            Health::Released => "released",
         },
+        suggestion: device.suggestion.as_ref().map(|it| SuggestionView {
+            action: names::action_name(it.action()),
+            reason: &it.reason,
+        }),
         numa_node: device.numa_node,
         busy_ratio: readings.and_then(|it| it.busy_ratio),
         memory_total_bytes: readings.and_then(|it| it.memory_total_bytes),

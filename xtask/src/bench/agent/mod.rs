@@ -194,7 +194,7 @@ impl Case {
         let port = ports::free(0)?;
         let mut exporter = peer.start(folder, node, port)?;
         wait_for(&mut collector, page, "/healthz")?;
-        wait_for(&mut agent, own, "/healthz")?;
+        wait_for(&mut agent, own, "/readyz")?;
         wait_for(&mut exporter, port, "/metrics")?;
         let mut others = vec![collector];
         for number in 0..self.processes {

@@ -40,7 +40,10 @@ pub(crate) fn listen(library: &Library, id: &DeviceId, stop: &Receiver<()>, tell
             Refusal::GpuLost | Refusal::ResetRequired | Refusal::NotFound => {
                 teller.tell(id, Word::Ended(Gap::Lost));
             }
-            Refusal::NotSupported | Refusal::Denied | Refusal::DriverGone => {
+            Refusal::NotSupported
+            | Refusal::Denied
+            | Refusal::DriverGone
+            | Refusal::DriverReplaced => {
                 teller.tell(id, Word::Ended(Gap::Failed));
                 return;
             }

@@ -14,7 +14,7 @@ use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 
 use crate::model::ids::DeviceId;
-use crate::model::readings::Xid;
+use crate::model::readings::{DeviceReading, Health, Source, SourceState, Xid};
 use crate::samplers::nvml::driver::Library;
 
 /// Words that wait for the next reading. More than that are lost, and counted.
@@ -57,6 +57,7 @@ pub(crate) struct Events {
     listeners: BTreeMap<DeviceId, Listener>,
     heard: BTreeMap<DeviceId, Heard>,
     gaps: BTreeMap<Gap, u64>,
+    waited: usize,
 }
 
 /// How listeners tell.
@@ -76,6 +77,8 @@ struct Listener {
 #[derive(Debug, Default)]
 struct Heard {
     listens: bool,
+    /// Unix time in microseconds at which it was listened for last; `None` = never.
+    listened_us: Option<u64>,
     xids: BTreeMap<u64, Xid>,
 }
 
@@ -118,6 +121,7 @@ impl Default for Events {
             listeners: BTreeMap::new(),
             heard: BTreeMap::new(),
             gaps: BTreeMap::new(),
+            waited: 0,
         }
     }
 }
@@ -148,8 +152,8 @@ impl Events {
     }
 
     /// Lets every thread end; the library is free once their calls have returned.
-    pub(crate) fn close(&mut self) {
-        self.hear();
+    pub(crate) fn close(&mut self, now_us: u64) {
+        self.hear(now_us);
         for listener in self.listeners.values_mut() {
             listener.stop = None;
         }
@@ -159,22 +163,43 @@ impl Events {
         }
     }
 
-    /// Takes in what was told since the last time.
-    pub(crate) fn hear(&mut self) {
+    /// Devices whose thread was told to end and has not.
+    pub(crate) fn ending(&self) -> impl Iterator<Item = &DeviceId> {
+        let ending = self.listeners.iter().filter(|(_, it)| it.stop.is_none());
+        ending.filter(|(_, it)| !it.thread.is_finished()).map(|(id, _)| id)
+    }
+
+    /// Takes in what was told since the last time. `now_us`: Unix time in microseconds.
+    pub(crate) fn hear(&mut self, now_us: u64) {
+        self.waited = 0;
         while let Ok((id, word)) = self.words.try_recv() {
+            self.waited += 1;
             let heard = self.heard.entry(id).or_default();
             if let Err(gap) = heard.take(word) {
                 *self.gaps.entry(gap).or_default() += 1;
             }
         }
+        for heard in self.heard.values_mut().filter(|it| it.listens) {
+            heard.listened_us = Some(now_us);
+        }
         let lost = self.teller.lost.swap(0, Ordering::Relaxed);
         *self.gaps.entry(Gap::Full).or_default() += lost;
     }
 
-    /// What was heard of a device, and whether it is listened for.
-    pub(crate) fn of(&self, id: &DeviceId) -> (Vec<Xid>, bool) {
-        let Some(heard) = self.heard.get(id) else { return (Vec::new(), false) };
-        (heard.xids.values().copied().collect(), heard.listens)
+    /// Puts into a reading what was heard of the device, and whether it is listened for.
+    pub(crate) fn fill(&self, id: &DeviceId, reading: &mut DeviceReading) {
+        let Some(heard) = self.heard.get(id) else { return };
+        reading.xids = heard.xids.values().copied().collect();
+        reading.hears_xids = heard.listens;
+        if heard.listened_us.is_some() && reading.health != Health::Released {
+            let state = SourceState { success: heard.listens, last_us: heard.listened_us };
+            reading.sources.insert(Source::Events, state);
+        }
+    }
+
+    /// Words that waited for the newest reading.
+    pub(crate) fn waited(&self) -> usize {
+        self.waited
     }
 
     pub(crate) fn gaps(&self) -> impl Iterator<Item = (&'static str, u64)> {

@@ -276,7 +276,8 @@ const GPU_CELLS = [
 
 function showGpu(tr, { gpu, instance, inside }) {
   tr.classList.toggle("part", inside);
-  const health = gpu.health === "ok" ? "" : ` · health ${gpu.health.replace("_", " ")}`;
+  const action = gpu.suggestion?.action ? ` · to do: ${gpu.suggestion.action.replaceAll("_", " ")}` : "";
+  const health = (gpu.health === "ok" ? "" : ` · health ${gpu.health.replace("_", " ")}`) + action;
   if (inside) fill(cell(tr, 0), "MIG instance", shortUuid(instance.mig_uuid || ""), instance.mig_uuid);
   else fill(cell(tr, 0), gpuName(gpu), (gpu.model === null ? "" : shortUuid(gpu.gpu_uuid)) + health, gpu.gpu_uuid);
   setText(cell(tr, 5), inside ? "" : watts(gpu.power_mw, gpu.power_limit_mw));
@@ -297,7 +298,7 @@ function showGpu(tr, { gpu, instance, inside }) {
   } else showMemory(cell(tr, 4), gpu.memory_used_bytes, gpu.memory_total_bytes);
   showHolders(cell(tr, 6), instance.holders);
   showOffered(cell(tr, 7), instance);
-  setText(cell(tr, 8), instance.reason);
+  setText(cell(tr, 8), gpu.suggestion ? `${instance.reason}; ${gpu.suggestion.reason}` : instance.reason);
 }
 
 function showMemory(target, used, total) {
