@@ -88,7 +88,7 @@ fn time_without_an_agent_is_unobserved_and_nothing_overlaps() {
         let down = usage.unowned.iter().find(|it| it.reason == "agent_down");
         let down = down.ok_or_else(|| format!("{usage:?}"))?;
         let gap = nanoseconds(down.time.unwrap());
-        assert!((2_000_000_000..5_000_000_000).contains(&gap), "{gap} ns");
+        assert!((2_000_000_000..15_000_000_000).contains(&gap), "{gap} ns");
         Ok(usage)
     });
     // Contiguous: from then on one device adds one second per second, and the gap is not a part twice.
