@@ -17,7 +17,7 @@ const LAUNCHES: [&str; 4] =
     ["cuLaunchKernel", "cuLaunchKernelEx", "cuLaunchCooperativeKernel", "cuGraphLaunch"];
 
 /// Launches that are made and counted at once where they shall cost little.
-const BATCH: u64 = 64;
+pub(crate) const BATCH: u64 = 64;
 
 #[derive(Debug)]
 pub(crate) struct Cuda {
@@ -222,10 +222,14 @@ fn taken(effect: Effect, caller: &Caller<'_>, words: &Words) -> Option<(u64, Kin
     }
 }
 
-/// Multiplications that wait for each other: three cycles each.
-fn compute(times: u64) {
-    let mut value = times;
-    for _ in 0..times {
-        value = std::hint::black_box(value.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+/// Steps of six cycles that wait for each other. They are in registers: a hit makes the processor forget
+/// what it knows of a program's stores, which costs a loop in memory more than it costs real programs.
+fn compute(nanoseconds: u64) {
+    let mut value = std::hint::black_box(nanoseconds);
+    for _ in 0..nanoseconds / 2 {
+        value ^= value << 13;
+        value ^= value >> 7;
+        value ^= value << 17;
     }
+    std::hint::black_box(value);
 }

@@ -35,7 +35,20 @@ pub(crate) enum Line {
         cpu_ns: u64,
         launches: u64,
         per_second: u64,
+        /// What its milliseconds took, and what they would have taken had each been as quick as the
+        /// middle one; absent where the thread has made no call.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        took: Option<Took>,
     },
+}
+
+/// Sums over pieces of about a millisecond, by the clock and in CPU time of the thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct Took {
+    pub(crate) wall_ns: u64,
+    pub(crate) wall_at_middle_ns: u64,
+    pub(crate) cpu_ns: u64,
+    pub(crate) cpu_at_middle_ns: u64,
 }
 
 /// One line as a whole: a parent and its child print into the same pipe, which keeps no more than

@@ -6,7 +6,7 @@
 //! returned, and the truth is taken between calls, so it is exact whenever it is printed.
 //!
 //! `calls` is what can be called; `library`, `cuda` and `caller` call it; `tally` and `ledger` keep the
-//! truth; `work` is what a thread does and `process` what the process does.
+//! truth; `pieces` is how long it took; `work` is what a thread does and `process` what the process does.
 
 mod caller;
 mod calls;
@@ -18,6 +18,7 @@ mod lines;
 mod options;
 mod patch;
 mod phases;
+mod pieces;
 mod process;
 mod tally;
 mod work;

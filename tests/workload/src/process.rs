@@ -23,6 +23,7 @@ use crate::library::Lookup;
 use crate::lines::{Line, print};
 use crate::options::{Options, PatchEntry};
 use crate::patch;
+use crate::pieces::Pieces;
 use crate::work::{Job, now};
 
 /// How often the main thread looks whether the work is done.
@@ -119,6 +120,7 @@ fn prepare<'a>(options: &'a Options, cuda: &'a Cuda) -> anyhow::Result<(Job<'a>,
         launches_left: options.launches.map(AtomicU64::new),
         stop: AtomicBool::new(false),
         start: now(),
+        pieces: Pieces::default(),
     };
     Ok((job, main))
 }
@@ -280,12 +282,18 @@ impl Slices {
             cpu_ns,
             launches,
             per_second: u64::try_from(per_second)?,
+            took: job.pieces.take(),
         })
     }
 }
 
 fn boot_ns() -> anyhow::Result<u64> {
     clock_ns(nix::time::ClockId::CLOCK_BOOTTIME)
+}
+
+/// Of the calling thread.
+pub(crate) fn thread_cpu_ns() -> anyhow::Result<u64> {
+    clock_ns(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID)
 }
 
 /// Of all threads.

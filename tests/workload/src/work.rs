@@ -8,8 +8,9 @@ use crate::calls::{
     CALLS, COPIES, Call, EXPORTS, EXTRA, FAILING, IMPLICIT, LAUNCH_KERNEL, LEGACY, NESTING, POP,
     PUSH, SET_CURRENT, SYNCHRONIZE,
 };
-use crate::cuda::Cuda;
+use crate::cuda::{BATCH, Cuda};
 use crate::options::Options;
+use crate::pieces::{Pieces, Stopwatch};
 
 /// The longest sleep: a thread looks at least this often whether it shall stop.
 const STEP: Duration = Duration::from_millis(20);
@@ -25,6 +26,8 @@ pub(crate) struct Job<'a> {
     pub(crate) launches_left: Option<AtomicU64>,
     pub(crate) stop: AtomicBool,
     pub(crate) start: Instant,
+    /// Of `--flat-out`.
+    pub(crate) pieces: Pieces,
 }
 
 impl Job<'_> {
@@ -49,9 +52,20 @@ impl Job<'_> {
             self.unpaced(&caller);
         }
         if let Some(length) = self.options.flat_out {
-            let end = now() + length;
-            let work = self.options.work_ns;
-            while !self.stopped() && now() < end && self.cuda.launch_batch(&caller, work) {}
+            self.flat_out(&caller, now() + length)?;
+        }
+        Ok(())
+    }
+
+    fn flat_out(&self, caller: &Caller<'_>, end: Instant) -> anyhow::Result<()> {
+        let mut stopwatch = Stopwatch::start()?;
+        while !self.stopped() && now() < end {
+            if !self.cuda.launch_batch(caller, self.options.work_ns) {
+                return Ok(());
+            }
+            if let Some(piece) = stopwatch.lap(BATCH)? {
+                self.pieces.add(piece);
+            }
         }
         Ok(())
     }
