@@ -34,11 +34,11 @@ const LAUNCHES_PER_SECOND: u32 = 2_000;
 /// Short kernels and small contexts, so that 200 processes fit one device.
 const SCENARIO: &str = "kernel_us = 200\ncontext_mib = 100";
 /// Start-up, the first readings and the first tiles are not in the figures.
-const WARM_UP: Duration = Duration::from_secs(15);
+const WARM_UP: Duration = Duration::from_secs(10);
 /// Until both programs show everything that was started.
 const SEEN_WITHIN: Duration = Duration::from_secs(60);
 /// One scrape each.
-const WINDOW: Duration = Duration::from_secs(20);
+const WINDOW: Duration = Duration::from_secs(10);
 const WINDOWS: u32 = 3;
 
 /// What the targets are for.
