@@ -1,11 +1,13 @@
 //! Memory that is allocated now, against what the workload holds.
 
+use std::time::Duration;
+
 use agent::clock;
 use agent::model::readings::{Counter, CudaMemory};
 use agent::samplers::cuda::Tracer;
 use agent_ebpf::keys::SLOTS;
 
-use crate::rig::{Build, Node, Truth, Workload, exited, only, without_wait};
+use crate::rig::{Build, Node, Truth, Workload, exited, now, only, without_wait};
 
 /// Of a process all of whose calls are made.
 fn memory(tracer: &mut Tracer, truth: &Truth) -> CudaMemory {
@@ -68,13 +70,17 @@ fn with_the_last_reference_to_the_primary_context_goes_all_memory() {
     assert_eq!(process.counts[Counter::ContextsDestroyed], destroyed + 1);
 }
 
-/// Once it has released primary contexts so often.
+/// Once it has released primary contexts so often. Telling the truth holds its threads up: they need
+/// time in between.
 fn until_released(workload: &mut Workload, times: u64) -> Truth {
+    let deadline = now() + Duration::from_secs(30);
     loop {
         let truth = workload.truth();
         if truth.succeeded("cuDevicePrimaryCtxRelease_v2") == times {
             return truth;
         }
+        assert!(now() < deadline, "it still works after 30 s");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 
