@@ -25,7 +25,7 @@ use crate::{bpf, progress, shell};
 use found::{Found, Traced};
 use slices::{Speed, Told, windows};
 
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 1;
 const BUDGET_PERCENT: f64 = 1.0;
 /// Start-up, of the process and of sampling, is not in the figures.
 const WARM_UP: Duration = Duration::from_secs(10);
