@@ -169,8 +169,10 @@ fn what_changes_of_contexts_cost_is_bounded_and_devices_are_unknown_then_and_nev
 fn waits_that_outlast_their_hooks_are_a_loss() {
     let node = Node::new(Build::Cmp);
     let mut tracer = node.governed_tracer();
-    // Each window closes in the middle of one.
-    let _hot = node.start(&format!("{HOT} --synchronize-every 1 --kernel-us 20"));
+    let _hot = node.start(&format!("{HOT} --synchronize-every 1"));
+    // Longer than it takes to close a window: most close in the middle of one.
+    let _waiting =
+        node.start("--launches-per-second 400 --synchronize-every 1 --kernel-us 2000 --hold");
     until(&mut tracer, "a wait that is cut", |it| it.tracing.lost["waits"] > 0);
 }
 
