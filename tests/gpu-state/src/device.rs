@@ -112,7 +112,7 @@ impl Node {
         let first = bucket_of(after_ns).max(now.saturating_sub(HISTORY));
         let timestamp_us = |bucket: u64| epoch_us + (bucket + 1) * BUCKET_NS / 1_000;
         let sample = |(slot, life): (usize, Life)| {
-            let ring = &self.shared().usage[slot][device].busy;
+            let ring = &self.shared().busy[device][slot];
             let last = (first..now).rev().find(|it| ring.busy_ns(*it) > 0)?;
             let pid = match life {
                 Life::Alive(0) => self.shared().slots[slot].pid.load(Ordering::Acquire),
@@ -122,8 +122,13 @@ impl Node {
             let sm_percent = percent(busy(ring, first, now), (now - first) * BUCKET_NS);
             Some(Sample { pid, timestamp_us: timestamp_us(last), sm_percent })
         };
-        let has = |it: &Usage| (first..now).any(|bucket| it.busy.busy_ns(bucket) > 0);
+        let has = |it: &Usage| it.launches.load(Ordering::Relaxed) > 0;
         Some(self.slots(device, has).filter_map(sample).collect())
+    }
+
+    /// Nanoseconds since the machine started.
+    pub fn boot_ns(&self) -> u64 {
+        clock::boot_ns()
     }
 
     /// Unix time in microseconds.

@@ -6,7 +6,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, RwLock};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::clock;
 use crate::device::Sample;
@@ -15,6 +15,7 @@ use crate::region::Region;
 use crate::scenario::{NAME, Scenario, ScenarioError};
 use crate::slots::{SLOTS, Shared, Usage};
 use crate::timeline;
+use crate::watch::Watch;
 
 /// The simulated node as one library in one process has it open.
 #[derive(Debug)]
@@ -136,6 +137,18 @@ impl Node {
             return self.scenario();
         }
         self.scenario.read().expect("nothing panics while it is held").now.clone()
+    }
+
+    /// How long the scenario stays what it is if nobody writes it.
+    pub fn until_next_step(&self) -> Option<Duration> {
+        let loaded = self.scenario.read().expect("nothing panics while it is held");
+        let after_ms = since_ms(&self.region);
+        let next_ms = timeline::next_ms(loaded.whole.as_ref()?, after_ms)?;
+        Some(Duration::from_millis(next_ms.saturating_sub(after_ms)))
+    }
+
+    pub fn watch(&self) -> std::io::Result<Watch> {
+        Watch::of(&self.folder)
     }
 
     pub(crate) fn region(&self) -> &Region {

@@ -102,8 +102,8 @@ impl Node {
         let usage = self.usage(seat, device);
         state.launched_ns.fetch_add(length, Ordering::AcqRel);
         state.busy.add(start, start + length);
-        usage.busy.add(start, start + length);
         usage.launches.fetch_add(1, Ordering::Relaxed);
+        self.shared().busy[device][seat.0].add(start, start + length);
         usage.queued_until_ns.fetch_max(start + length, Ordering::AcqRel);
     }
 
@@ -125,11 +125,12 @@ impl Node {
 
     /// Drops what a process that is gone had queued after `now`, as a driver does.
     pub(crate) fn cancel(&self, slot: usize, now: u64) {
-        for (usage, device) in self.shared().usage[slot].iter().zip(&self.shared().devices) {
+        let shared = self.shared();
+        for (index, (usage, device)) in shared.usage[slot].iter().zip(&shared.devices).enumerate() {
             if usage.queued_until_ns.load(Ordering::Acquire) <= now {
                 continue;
             }
-            let dropped = device.busy.take_after(now, &usage.busy);
+            let dropped = device.busy.take_after(now, &shared.busy[index][slot]);
             device.launched_ns.fetch_sub(dropped, Ordering::AcqRel);
             // The work of others keeps its place in the queue; only a queue without any is over.
             let others = device.busy.is_busy_after(now);

@@ -25,7 +25,7 @@ use crate::slots::{DEVICES, SLOTS, Shared};
 const NAME: &str = "gpu-state";
 
 /// Says "gleaner simulated node", and which layout.
-const TAG: u64 = 0x676c_6561_6e67_0001;
+const TAG: u64 = 0x676c_6561_6e67_0002;
 
 /// Lock offsets: one byte per slot, and one for whoever changes owners.
 const ADMIN_BYTE: i64 = SLOTS as i64;

@@ -21,9 +21,11 @@ pub(crate) struct Shared {
     /// CLOCK_REALTIME minus CLOCK_BOOTTIME at that moment. Fixed, so that one sample keeps one time.
     pub(crate) epoch_offset_ns: AtomicU64,
     pub(crate) devices: [Device; DEVICES],
-    /// Apart from what they use, so that looking who is there touches few pages.
+    /// Apart from what they use, and that apart from when: whoever looks who is there has few of the
+    /// pages in its memory.
     pub(crate) slots: [Slot; SLOTS],
     pub(crate) usage: [[Usage; DEVICES]; SLOTS],
+    pub(crate) busy: [[Ring; SLOTS]; DEVICES],
 }
 
 #[derive(Debug)]
@@ -59,19 +61,20 @@ pub(crate) struct Usage {
     pub(crate) launches: AtomicU64,
     /// When the last kernel of this process ends.
     pub(crate) queued_until_ns: AtomicU64,
-    pub(crate) busy: Ring,
 }
 
 impl Shared {
     /// Empties a slot for its next owner.
     pub(crate) fn reset(&self, slot: usize) {
-        for usage in &self.usage[slot] {
+        for (usage, rings) in self.usage[slot].iter().zip(&self.busy) {
+            if usage.launches.load(Ordering::Relaxed) > 0 {
+                rings[slot].clear();
+            }
             for word in
                 [&usage.contexts, &usage.memory_bytes, &usage.launches, &usage.queued_until_ns]
             {
                 word.store(0, Ordering::Relaxed);
             }
-            usage.busy.clear();
         }
         self.slots[slot].dead_since_ns.store(0, Ordering::Release);
     }

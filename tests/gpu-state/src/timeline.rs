@@ -38,6 +38,11 @@ pub(crate) fn passed(scenario: &Scenario, after_ms: u64) -> usize {
     scenario.steps.partition_point(|it| it.at_ms <= after_ms)
 }
 
+/// When the next step is due, in milliseconds since the node was opened first.
+pub(crate) fn next_ms(scenario: &Scenario, after_ms: u64) -> Option<u64> {
+    scenario.steps.get(passed(scenario, after_ms)).map(|it| it.at_ms)
+}
+
 /// The recorded samples of one device that were told up to now: those of all steps that are past, as
 /// a driver's ring would have them. `began_us` is Unix time in microseconds.
 pub(crate) fn samples(

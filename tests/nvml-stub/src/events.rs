@@ -7,18 +7,15 @@ use std::time::Duration;
 
 use nvml_wrapper_sys::bindings::{nvmlDevice_t, nvmlEventData_t, nvmlEventSet_t};
 
-use crate::codes::{Code, GPU_IS_LOST, INVALID_ARGUMENT, SUCCESS, TIMEOUT};
+use crate::codes::{Code, GPU_IS_LOST, INVALID_ARGUMENT, SUCCESS, TIMEOUT, UNKNOWN};
 use crate::out::store;
-use crate::session::{about, about_node};
+use crate::session::{about, about_node, node};
 
 /// `nvmlEventTypeXidCriticalError`.
 const XID: c_ulonglong = 8;
 
 /// What NVML fills in where there are no MIG instances.
 const NO_INSTANCE: c_uint = c_uint::MAX;
-
-/// How often a waiting call looks at the scenario.
-const STEP: Duration = Duration::from_millis(100);
 
 /// Devices, each with how many of its XIDs were told.
 #[derive(Debug, Default)]
@@ -91,19 +88,27 @@ unsafe extern "C" fn nvmlEventSetWait_v2(
     }
     // SAFETY: not null, and nvml.h asks for a set that was created.
     let set = unsafe { &*set.cast::<Set>() };
-    let timeout = Duration::from_millis(timeout_ms.into());
-    let mut waited = Duration::ZERO;
+    let node = match node() {
+        Ok(it) => it,
+        Err(code) => return code,
+    };
+    let Ok(watch) = node.watch() else { return UNKNOWN };
+    let deadline_ns = node.boot_ns() + u64::from(timeout_ms) * 1_000_000;
     loop {
         match set.next() {
             // SAFETY: nvml.h asks the caller for one structure.
             Ok(Some(event)) => return unsafe { store(data, event) },
             Err(code) => return code,
-            Ok(None) if waited >= timeout => return TIMEOUT,
             Ok(None) => {}
         }
-        let step = STEP.min(timeout - waited);
-        std::thread::sleep(step);
-        waited += step;
+        let left = Duration::from_nanos(deadline_ns.saturating_sub(node.boot_ns()));
+        if left.is_zero() {
+            return TIMEOUT;
+        }
+        let step = node.until_next_step().map_or(left, |it| it.min(left));
+        if watch.wait(step).is_err() {
+            return UNKNOWN;
+        }
     }
 }
 

@@ -158,13 +158,16 @@ pub(crate) fn handle(call: &str, find: impl Fn(&Gpu, usize) -> bool) -> Result<n
     }
 }
 
-fn opened() -> Result<(Arc<Node>, Arc<Scenario>), Code> {
+pub(crate) fn node() -> Result<Arc<Node>, Code> {
     let session = SESSION.lock().expect("nothing panics while it is held");
     if session.users == 0 {
         return Err(UNINITIALIZED);
     }
-    let node = session.node.clone().ok_or(UNINITIALIZED)?;
-    drop(session);
+    session.node.clone().ok_or(UNINITIALIZED)
+}
+
+fn opened() -> Result<(Arc<Node>, Arc<Scenario>), Code> {
+    let node = node()?;
     let scenario = node.scenario().ok_or(UNKNOWN)?;
     Ok((node, scenario))
 }
