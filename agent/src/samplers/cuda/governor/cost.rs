@@ -1,7 +1,5 @@
 //! What hits cost the process that makes them.
 
-use std::collections::BTreeMap;
-
 use agent_ebpf::{COUNTERS, Counter};
 
 use crate::model::readings::HitCosts;
@@ -24,17 +22,34 @@ fn cost_of(costs: HitCosts, point: &Point) -> u64 {
     }
 }
 
-/// Nanoseconds that a call of each group costs in one library file: that of its dearest hook.
-pub(crate) type CallCosts = BTreeMap<Group, u64>;
+/// Nanoseconds that a call of each group costs in one library file: that of its dearest hook. Zero
+/// where nothing of a group is hooked.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct CallCosts([u64; Group::ALL.len()]);
+
+impl CallCosts {
+    pub(crate) fn of(&self, group: Group) -> u64 {
+        self.0[group as usize]
+    }
+
+    pub(crate) fn raise(&mut self, group: Group, cost: u64) {
+        let known = &mut self.0[group as usize];
+        *known = cost.max(*known);
+    }
+
+    /// What a call costs at most that may be in either file.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self(std::array::from_fn(|it| self.0[it].max(other.0[it])))
+    }
+}
 
 pub(crate) fn call_costs<'a>(
     costs: HitCosts,
     points: impl Iterator<Item = &'a Point>,
 ) -> CallCosts {
-    let mut found = CallCosts::new();
+    let mut found = CallCosts::default();
     for point in points {
-        let cost = found.entry(point.hook.group).or_default();
-        *cost = cost_of(costs, point).max(*cost);
+        found.raise(point.hook.group, cost_of(costs, point));
     }
     found
 }
@@ -121,8 +136,7 @@ pub(crate) fn spent(
     groups: impl Iterator<Item = Group>,
 ) -> u64 {
     groups.fold(0, |sum, group| {
-        let each = costs.get(&group).copied().unwrap_or(0);
-        sum.saturating_add(calls(counts, group).saturating_mul(each))
+        sum.saturating_add(calls(counts, group).saturating_mul(costs.of(group)))
     })
 }
 

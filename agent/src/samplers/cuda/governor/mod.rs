@@ -244,8 +244,8 @@ impl Governor {
         let random = self.random.u64(..);
         let Some(it) = self.files.get_mut(&window.file) else { return };
         let State::Sampled(sampled) = &mut it.state else { return };
-        let each = groups.iter().filter_map(|group| it.costs.get(group)).max().copied();
-        let refused = window.refused.saturating_mul(each.unwrap_or(0));
+        let each = groups.iter().map(|group| it.costs.of(*group)).max().unwrap_or(0);
+        let refused = window.refused.saturating_mul(each);
         // The hottest process has its part of the hits at closed gates too.
         let refused = portion(cost::share(hottest, all), refused);
         let open = window.closed.since(window.opened);
@@ -329,7 +329,7 @@ impl Governor {
     /// Whether something costs enough to be looked at more often.
     pub(crate) fn is_near(&self) -> bool {
         let near = self.budget.share / 4;
-        self.processes.iter().any(|(key, it)| it.share(&self.costs_of(key)) > near)
+        self.processes.values().any(|it| it.share(&self.costs_in(it)) > near)
     }
 
     /// Whether nobody has made a call for so long that the first launch will be told.
@@ -410,7 +410,7 @@ impl Governor {
 
     /// Share of the time that each process may lose.
     fn limit(&self) -> u64 {
-        let shares = self.processes.iter().map(|(key, it)| it.share(&self.costs_of(key)));
+        let shares = self.processes.values().map(|it| it.share(&self.costs_in(it)));
         let node = self.budget.share.saturating_mul(self.budget.cpus);
         limit::each(shares.collect(), self.budget.share, node)
     }
@@ -421,15 +421,13 @@ impl Governor {
 
     /// Of the dearest file that a process uses.
     fn costs_of(&self, key: &ProcessId) -> CallCosts {
-        let Some(process) = self.processes.get(key) else { return CallCosts::new() };
-        let mut dearest = CallCosts::new();
-        for (_, it) in self.files.iter().filter(|(file, _)| process.uses(**file)) {
-            for (group, cost) in &it.costs {
-                let known = dearest.entry(*group).or_default();
-                *known = (*known).max(*cost);
-            }
-        }
-        dearest
+        let Some(process) = self.processes.get(key) else { return CallCosts::default() };
+        self.costs_in(process)
+    }
+
+    fn costs_in(&self, process: &Process) -> CallCosts {
+        let used = self.files.iter().filter(|(file, _)| process.uses(**file));
+        used.fold(CallCosts::default(), |dearest, (_, it)| dearest.or(it.costs))
     }
 
     /// What hooks cost the hottest process while they are on.

@@ -26,7 +26,7 @@ pub(super) struct Process {
     pub(super) files: Option<BTreeSet<FileId>>,
     /// Counted and missed, when it was last observed.
     total: [u64; COUNTERS],
-    /// Calls since then, by their place in `Group::ALL`, and over how long.
+    /// Calls since then, by group, and over how long.
     calls: [u64; Group::ALL.len()],
     span_ns: u64,
     observed: BootNs,
@@ -134,9 +134,7 @@ impl Process {
 
     /// Share of the time that its calls of a group would cost it if all of them were hit.
     pub(super) fn share_of(&self, costs: &CallCosts, group: Group) -> u64 {
-        let calls = Group::ALL.iter().zip(self.calls).find(|(it, _)| **it == group);
-        let each = costs.get(&group).copied().unwrap_or(0);
-        cost::share(calls.map_or(0, |it| it.1).saturating_mul(each), self.span_ns)
+        cost::share(self.calls[group as usize].saturating_mul(costs.of(group)), self.span_ns)
     }
 
     pub(super) fn share(&self, costs: &CallCosts) -> u64 {

@@ -98,8 +98,10 @@ struct Node {
 impl Node {
     fn new(programs: Vec<Program>, seed: u64) -> Self {
         let mut governor = Governor::new(Budget { share: BUDGET, cpus: 64 }, seed);
-        let pair = |group| (group, if group == Group::Waits { HIT_NS * 2 } else { HIT_NS });
-        let costs: CallCosts = Group::ALL.into_iter().map(pair).collect();
+        let mut costs = CallCosts::default();
+        for group in Group::ALL {
+            costs.raise(group, if group == Group::Waits { HIT_NS * 2 } else { HIT_NS });
+        }
         governor.hook([(FILE, costs)].into());
         let named = (1..).map(|tgid| ProcessId { tgid, start_ticks: 0 }).zip(programs);
         Self { at: SECOND, programs: named.collect(), off: BTreeSet::new(), governor }
