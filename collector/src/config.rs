@@ -47,6 +47,9 @@ pub struct RawLedger {
     pub min_free_bytes: u64,
     /// How long the records themselves are kept. Sums per hour are kept for ever.
     pub keep_records_days: u32,
+    /// How long after its end an hour is final, where every node that reported in it has passed it. What
+    /// comes later for it is a correction.
+    pub final_after_hours: u32,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -108,6 +111,7 @@ impl Default for RawLedger {
             path: "/var/lib/gleaner/collector".into(),
             min_free_bytes: 1024 * 1024 * 1024,
             keep_records_days: 7,
+            final_after_hours: 24,
         }
     }
 }
@@ -150,6 +154,7 @@ pub struct Ledger {
     pub path: PathBuf,
     pub min_free_bytes: u64,
     pub keep_records: Duration,
+    pub final_after: Duration,
     /// Sets of tenant labels in the view.
     pub max_tenants: usize,
     pub max_nodes: usize,
@@ -218,10 +223,17 @@ impl RawLedger {
             (1, 3_650),
             "1 to 3650",
         )?;
+        let hours = within(
+            "ledger.final_after_hours",
+            u64::from(self.final_after_hours),
+            (1, days * 24),
+            "1 to the hours of ledger.keep_records_days",
+        )?;
         Ok(Ledger {
             path: self.path,
             min_free_bytes: self.min_free_bytes,
             keep_records: Duration::from_secs(days * 86_400),
+            final_after: Duration::from_secs(hours * 3_600),
             max_tenants: count(limits.max_tenants),
             max_nodes: count(limits.max_nodes),
         })

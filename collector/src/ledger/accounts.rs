@@ -84,11 +84,13 @@ pub(super) fn decode(bytes: &[u8]) -> Option<Vec<u128>> {
     rest.is_empty().then(|| chunks.iter().map(|it| u128::from_be_bytes(*it)).collect())
 }
 
-/// Adds `more` to `amounts`, one by one. A list that is shorter grows: a later version has more.
+/// Adds `more` to `amounts`, one by one. A list that is shorter grows: a later version has more. In two's
+/// complement, so that `more` may be negative, as corrections are; no sum of 64-bit amounts reaches
+/// 128 bits.
 pub(super) fn add(amounts: &mut Vec<u128>, more: &[u128]) {
     amounts.resize(amounts.len().max(more.len()), 0);
     for (sum, it) in amounts.iter_mut().zip(more) {
-        *sum = sum.saturating_add(*it);
+        *sum = sum.wrapping_add(*it);
     }
 }
 
@@ -138,6 +140,8 @@ mod tests {
         let mut amounts = vec![1];
         add(&mut amounts, &[2, 3]);
         assert_eq!(amounts, [3, 3]);
+        add(&mut amounts, &[2_u128.wrapping_neg()]);
+        assert_eq!(amounts, [1, 3]);
     }
 
     proptest! {

@@ -1,7 +1,8 @@
 //! What the amounts of an account mean, in the order in which they are stored. Pure.
 //!
 //! A list that is shorter than it could be was written by an earlier version, or ends with zeros: what is
-//! missing is zero. Everything that may be unknown has the time for which it is known beside it.
+//! missing is zero. Everything that may be unknown has the time for which it is known beside it. Amounts of
+//! corrections may be negative, in two's complement, so sums wrap: only what they are added to is shown.
 
 use crate::model::metering::{EnergyMethod, WHOLE};
 use crate::model::record::CLASSES;
@@ -80,7 +81,7 @@ impl ShareAmounts {
     #[must_use]
     pub fn plus(self, other: &Self) -> Self {
         Self {
-            ns: self.ns.saturating_add(other.ns),
+            ns: self.ns.wrapping_add(other.ns),
             energy: self.energy.plus(&other.energy),
             weighed: self.weighed.plus(other.weighed),
         }
@@ -98,9 +99,9 @@ impl ShareAmounts {
 impl EnergyAmounts {
     #[must_use]
     pub fn plus(mut self, other: &Self) -> Self {
-        self.known_ns = self.known_ns.saturating_add(other.known_ns);
+        self.known_ns = self.known_ns.wrapping_add(other.known_ns);
         for (sum, mj) in self.mj.iter_mut().zip(other.mj) {
-            *sum = sum.saturating_add(mj);
+            *sum = sum.wrapping_add(mj);
         }
         self
     }
@@ -133,8 +134,8 @@ impl Weighed {
     #[must_use]
     pub fn plus(self, other: Self) -> Self {
         Self {
-            parts: self.parts.saturating_add(other.parts),
-            known_ns: self.known_ns.saturating_add(other.known_ns),
+            parts: self.parts.wrapping_add(other.parts),
+            known_ns: self.known_ns.wrapping_add(other.known_ns),
         }
     }
 

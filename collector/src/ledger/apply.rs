@@ -6,20 +6,21 @@
 
 use std::sync::Arc;
 
-use proto::names::UNCONFIGURED;
 use rusqlite::{Connection, OptionalExtension as _};
 
-use crate::ledger::clock_map::{ClockMap, HOUR_NS, HourSpan, Pair, unmet};
-use crate::ledger::decide::{self, Hole, Known, MAX_BLIND_NS, Moment, Quarantine};
+use crate::ledger::clock_map::{ClockMap, HOUR_NS, HourSpan, unmet};
+use crate::ledger::dating::{Before, Dated};
+use crate::ledger::decide::{self, Hole, Known, Moment, Quarantine};
 use crate::ledger::memory::{Memory, Outcomes};
 use crate::ledger::names::{Names, Source, Spool};
 use crate::ledger::places::{LastTile, Place};
-use crate::ledger::posting::{Posting, of_blind_span, of_cuda, of_tile};
+use crate::ledger::placing::Placed;
+use crate::ledger::posting::Posting;
 use crate::ledger::sums::{Sums, Target};
 use crate::ledger::totals::{InstanceSeries, Series};
 use crate::ledger::{Applied, Batch, Hello, Sealed, Welcome};
 use crate::model::ids::{InstanceId, NodeKey};
-use crate::model::record::{CudaActivity, Reason, Record, RecordKind, Tile};
+use crate::model::record::{CudaActivity, Record, RecordKind, Tile};
 
 /// Hours that the records of one batch may post to. A fleet that was blind for a year stays far below;
 /// it bounds what a hostile node can make the writer do.
@@ -43,25 +44,17 @@ struct Sender<'a> {
     hours_left: usize,
 }
 
-/// A tile on its way to the sums.
-struct Placed<'a> {
-    tile: &'a Tile,
-    place: Place,
-    map: ClockMap,
-    /// The place did not exist, or was another node's, between its last tile and this one.
-    was_elsewhere: bool,
-}
-
 // === impl Transaction ===
 
 impl<'a> Transaction<'a> {
     pub(super) fn new(db: &'a Connection, memory: &'a mut Memory, now_ns: i64) -> Self {
-        Self { db, memory, sums: Sums::default(), now_ns, outcomes: Outcomes::default() }
+        let sums = Sums::new(memory.closed_through);
+        Self { db, memory, sums, now_ns, outcomes: Outcomes::default() }
     }
 
     /// Writes the sums; to be called once, before COMMIT. Returns the totals to show after it.
     pub(super) fn finish(&mut self) -> rusqlite::Result<Vec<(Series, Vec<u128>)>> {
-        std::mem::take(&mut self.sums).flush(self.db, seconds(self.now_ns))
+        std::mem::take(&mut self.sums).flush(self.db, self.now_ns)
     }
 
     /// Fences every earlier stream of the node. `None` = there are too many nodes.
@@ -168,20 +161,20 @@ impl<'a> Transaction<'a> {
             Ok(record) => self.content(sender, record)?,
             Err(reason) => Err(*reason),
         };
-        let reason = match outcome {
-            Ok(()) => {
+        let (reason, dated) = match outcome {
+            Ok(dated) => {
                 self.outcomes.applied += 1;
-                ""
+                ("", Some(dated.encode()))
             }
             Err(quarantine) => {
                 *self.outcomes.quarantined.entry(quarantine.as_str()).or_default() += 1;
-                quarantine.as_str()
+                (quarantine.as_str(), None)
             }
         };
         self.db
             .prepare_cached(
-                "INSERT INTO record (spool, seq, hash, reason, payload, received_ns)
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+                "INSERT INTO record (spool, seq, hash, reason, payload, received_ns, dated)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?
             .execute((
                 spool.id,
@@ -190,6 +183,7 @@ impl<'a> Transaction<'a> {
                 reason,
                 &sealed.payload,
                 self.now_ns,
+                dated,
             ))?;
         Ok(())
     }
@@ -198,7 +192,7 @@ impl<'a> Transaction<'a> {
         &mut self,
         sender: &mut Sender<'_>,
         record: &Record,
-    ) -> rusqlite::Result<Result<(), Quarantine>> {
+    ) -> rusqlite::Result<Result<Dated, Quarantine>> {
         match &record.kind {
             RecordKind::Tile(tile) => self.tile(sender, record, tile),
             RecordKind::Cuda(activity) => self.cuda(sender, record, activity),
@@ -212,7 +206,7 @@ impl<'a> Transaction<'a> {
         sender: &mut Sender<'_>,
         record: &Record,
         tile: &Tile,
-    ) -> rusqlite::Result<Result<(), Quarantine>> {
+    ) -> rusqlite::Result<Result<Dated, Quarantine>> {
         let (db, names) = (self.db, &mut self.memory.names);
         let gpu = &tile.instance.gpu_uuid;
         let owner = names.owner(db, gpu)?;
@@ -231,18 +225,22 @@ impl<'a> Transaction<'a> {
         let was_elsewhere = owner.is_some_and(|it| it != sender.node)
             || self.cut_otherwise(sender.node, &tile.instance, (known, hole), place)?;
         let placed = Placed { tile, place, map, was_elsewhere };
-        let postings = match placed.postings(known, hole, &mut sender.hours_left) {
-            Ok(postings) => postings,
+        let dated = match placed.dated(known, hole, &mut sender.hours_left) {
+            Ok(dated) => dated,
             Err(quarantine) => return Ok(Err(quarantine)),
         };
+        if let (Before::Seam, Some(last)) = (&dated.before, place.last) {
+            let ends = (last.end_utc_ns, placed.map.utc_ns(tile.start_ns));
+            Names::seam(db, place.id, ends)?;
+        }
         if owner != Some(sender.node) {
             self.memory.names.set_owner(db, gpu, sender.node)?;
         }
-        self.post(sender, place.id, &tile.instance, postings)?;
+        self.post(sender, place.id, &tile.instance, dated.postings(record))?;
         let end_utc_ns = placed.map.utc_ns(tile.end_ns);
         let last = LastTile { boot, end_ns: tile.end_ns, end_utc_ns };
         self.memory.names.extend(db, (sender.node, &tile.instance), place, last)?;
-        Ok(Ok(()))
+        Ok(Ok(dated))
     }
 
     /// Only asked where there is a hole: it costs a query.
@@ -317,7 +315,7 @@ impl<'a> Transaction<'a> {
         sender: &mut Sender<'_>,
         record: &Record,
         activity: &CudaActivity,
-    ) -> rusqlite::Result<Result<(), Quarantine>> {
+    ) -> rusqlite::Result<Result<Dated, Quarantine>> {
         let gpu = activity.gpu_uuid.clone().unwrap_or_default();
         let owner = self.memory.names.owner(self.db, &gpu)?;
         let moment = self.moment(sender, record, owner, &gpu);
@@ -339,53 +337,13 @@ impl<'a> Transaction<'a> {
             return Ok(Err(quarantine));
         }
         self.outcomes.unknown_counters += activity.unknown;
-        self.post(sender, place.id, &instance, of_cuda(activity, &spans))?;
-        Ok(Ok(()))
+        let dated = Dated { own: spans, before: Before::Nothing };
+        self.post(sender, place.id, &instance, dated.postings(record))?;
+        Ok(Ok(dated))
     }
 }
 
-// === impl Placed ===
-
-impl Placed<'_> {
-    /// The tile, and the time before it that nobody reported: a hole within the boot, or the time
-    /// between two boots.
-    fn postings(
-        &self,
-        known: Known,
-        hole: Hole,
-        hours_left: &mut usize,
-    ) -> Result<Vec<Posting>, Quarantine> {
-        let spans = self.map.hours(self.tile.start_ns, self.tile.end_ns);
-        let (reason, blind) = match known {
-            _ if self.was_elsewhere || self.comes_and_goes() => (Reason::MISSING, Vec::new()),
-            Known::NewBoot => (Reason::NODE_REBOOT, self.between_boots()),
-            _ => (Reason::MISSING, self.map.hours(hole.start_ns, hole.end_ns)),
-        };
-        spend(hours_left, spans.len() + blind.len())?;
-        let mut postings = of_blind_span(reason, &blind, self.tile.weight());
-        postings.extend(of_tile(self.tile, &spans));
-        Ok(postings)
-    }
-
-    /// Slices without an instance: where nothing was sent of them, they may have been configured.
-    fn comes_and_goes(&self) -> bool {
-        self.tile.instance.mig_uuid.as_deref() == Some(UNCONFIGURED)
-    }
-
-    /// Between boots only UTC is common: the end of the last tile and the start of this one.
-    fn between_boots(&self) -> Vec<HourSpan> {
-        let Some(last) = self.place.last else { return Vec::new() };
-        let since = self.map.utc_ns(self.tile.start_ns).saturating_sub(last.end_utc_ns);
-        match u64::try_from(since) {
-            Ok(ns) if ns <= MAX_BLIND_NS => {
-                ClockMap::new(Pair { boot_ns: 0, utc_ns: last.end_utc_ns }).hours(0, ns)
-            }
-            _ => Vec::new(),
-        }
-    }
-}
-
-fn spend(hours_left: &mut usize, hours: usize) -> Result<(), Quarantine> {
+pub(super) fn spend(hours_left: &mut usize, hours: usize) -> Result<(), Quarantine> {
     *hours_left = hours_left.checked_sub(hours).ok_or(Quarantine::TooLarge)?;
     Ok(())
 }

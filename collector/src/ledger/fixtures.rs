@@ -11,6 +11,7 @@ use crate::ledger::accounts::decode;
 use crate::ledger::amounts::ShareAmounts;
 use crate::ledger::apply::Transaction;
 use crate::ledger::clock_map::{HOUR_NS, Pair};
+use crate::ledger::closing::closed_through;
 use crate::ledger::memory::{Connected, Memory, Outcomes};
 use crate::ledger::names::Names;
 use crate::ledger::schema::Folder;
@@ -60,6 +61,7 @@ impl Bench {
         let memory = Memory {
             ledger_id,
             max_nodes: 100,
+            closed_through: closed_through(&db).expect("it can be read"),
             names: Names::default(),
             view,
             connected: HashMap::new(),
@@ -139,6 +141,17 @@ impl Bench {
         }
         hours
     }
+}
+
+/// Makes a ledger one of an earlier version.
+pub(super) fn before_version_4(db: &Connection, version: i32) {
+    db.execute_batch(
+        "DROP TABLE folded; DROP TABLE seam; DROP TABLE final; DROP TABLE correction;
+         ALTER TABLE meta DROP COLUMN closed_through; ALTER TABLE meta DROP COLUMN proven_from;
+         ALTER TABLE spool DROP COLUMN folded_through; ALTER TABLE record DROP COLUMN dated;",
+    )
+    .expect("it has them");
+    db.pragma_update(None, "user_version", version).expect("it can be written");
 }
 
 // === messages ===

@@ -12,6 +12,8 @@ use crate::model::ids::LedgerId;
 pub(super) struct Memory {
     pub(super) ledger_id: LedgerId,
     pub(super) max_nodes: usize,
+    /// Hours up to this one are final.
+    pub(super) closed_through: Option<i64>,
     pub(super) names: Names,
     pub(super) view: View,
     /// Nodes with an open stream, by row id.

@@ -8,7 +8,7 @@ use crate::ledger::accounts::{decode, encode};
 use crate::ledger::amounts::{EnergyAmounts, ShareAmounts};
 use crate::ledger::clock_map::HOUR_NS;
 use crate::ledger::fixtures::{
-    Bench, SECOND, active, batch_of, free, held_idle, hello_of, tile_mut, tile_of,
+    Bench, SECOND, active, batch_of, before_version_4, free, held_idle, hello_of, tile_mut, tile_of,
 };
 use crate::ledger::usage::Usage;
 use crate::model::metering::{Energy, EnergyMethod, EnergySplit, Seen, Slices, SmActivity, WHOLE};
@@ -225,7 +225,7 @@ fn a_ledger_of_the_second_version_goes_on() {
         let write = format!("UPDATE {table} SET amounts = ?1 WHERE {of_kind}");
         bench.db.execute(&write, [encode(&amounts)]).unwrap();
     }
-    bench.db.pragma_update(None, "user_version", 2).unwrap();
+    before_version_4(&bench.db, 2);
     drop(bench);
 
     let mut bench = Bench::open(folder.path());

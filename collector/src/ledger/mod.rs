@@ -17,6 +17,8 @@ pub mod writer;
 
 mod accounts;
 mod apply;
+mod closing;
+mod dating;
 mod energy;
 #[cfg(test)]
 mod fixtures;
@@ -25,6 +27,7 @@ mod memory;
 mod metering_tests;
 mod names;
 mod places;
+mod placing;
 mod retention;
 mod space;
 mod sums;
@@ -45,6 +48,7 @@ use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 use crate::clock;
 use crate::config;
 use crate::ledger::clock_map::Pair;
+use crate::ledger::closing::closed_through;
 use crate::ledger::decide::Quarantine;
 use crate::ledger::memory::Memory;
 use crate::ledger::names::Names;
@@ -203,6 +207,8 @@ fn open(
     let memory = Memory {
         ledger_id,
         max_nodes: config.max_nodes,
+        closed_through: closed_through(&db)
+            .map_err(|source| OpenError::Database { path: folder.database(), source })?,
         names: Names::default(),
         view,
         connected: HashMap::new(),
@@ -218,6 +224,7 @@ fn open(
         condition,
         metrics,
         keep_records: config.keep_records,
+        final_after: config.final_after,
         timers: Timers::default(),
     };
     Ok((handle, writer))

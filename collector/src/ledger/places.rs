@@ -115,6 +115,19 @@ impl Names {
         .exists((node, &instance.gpu_uuid, instance.mig_uuid.is_none(), since_utc_ns))
     }
 
+    /// Remembers that two tiles do not meet in UTC and that nothing is missing between them.
+    pub(super) fn seam(
+        db: &Connection,
+        place: i64,
+        (from_utc_ns, to_utc_ns): (i64, i64),
+    ) -> rusqlite::Result<()> {
+        db.prepare_cached(
+            "INSERT OR IGNORE INTO seam (place, from_utc_ns, to_utc_ns) VALUES (?1, ?2, ?3)",
+        )?
+        .execute((place, from_utc_ns, to_utc_ns))?;
+        Ok(())
+    }
+
     // --- devices ---
 
     /// Which node a device belongs to.

@@ -18,12 +18,17 @@ const APPLICATION_ID: i32 = 0x676c_6e72;
 /// The first bytes of every SQLite file.
 const HEADER: &[u8; 16] = b"SQLite format 3\0";
 /// Raised with every change of `TABLES` or of what amounts mean.
-const VERSION: i32 = 3;
+const VERSION: i32 = 4;
 
 /// Amounts are unsigned 128-bit integers, big-endian, one after the other; `amounts.rs` has their
 /// meaning. Absent texts are empty. Times are UTC.
 const TABLES: &str = "
-CREATE TABLE meta (ledger_id BLOB NOT NULL, created_ns INTEGER NOT NULL);
+CREATE TABLE meta (
+    ledger_id BLOB NOT NULL, created_ns INTEGER NOT NULL,
+    -- Hours up to this one are final: what comes later for them is a correction. NULL = none is.
+    closed_through INTEGER,
+    -- Hours from this one on can be computed again from the records of which they consist. NULL = all.
+    proven_from INTEGER);
 
 -- A node and its fence: a batch of another epoch is refused.
 CREATE TABLE node (
@@ -33,12 +38,15 @@ CREATE TABLE node (
 -- The cursor: every record of the spool up to `through` is in this ledger.
 CREATE TABLE spool (
     id INTEGER PRIMARY KEY, node INTEGER NOT NULL, spool_id BLOB NOT NULL, through INTEGER NOT NULL,
+    -- Records up to this one are folded: only their sums and how many ended how are kept.
+    folded_through INTEGER NOT NULL DEFAULT 0,
     UNIQUE (node, spool_id));
 
--- Records as they came, for as long as the configuration says. `reason` is empty when applied.
+-- Records as they came, for as long as the configuration says. `reason` is empty when applied; `dated`
+-- has the hours that an applied record counts in, as `dating.rs` writes them.
 CREATE TABLE record (
     spool INTEGER NOT NULL, seq INTEGER NOT NULL, hash BLOB NOT NULL, reason TEXT NOT NULL,
-    payload BLOB NOT NULL, received_ns INTEGER NOT NULL,
+    payload BLOB NOT NULL, received_ns INTEGER NOT NULL, dated BLOB,
     PRIMARY KEY (spool, seq)) WITHOUT ROWID;
 
 -- Sequence numbers that the agent could not send any more.
@@ -76,6 +84,43 @@ CREATE TABLE hour (
 CREATE TABLE total (
     place INTEGER NOT NULL, account INTEGER NOT NULL, amounts BLOB NOT NULL,
     posted_s INTEGER NOT NULL, PRIMARY KEY (place, account)) WITHOUT ROWID;
+";
+
+/// What version 4 has besides.
+const BOOKS: &str = "
+-- Records that are folded, by how they ended.
+CREATE TABLE folded (
+    spool INTEGER NOT NULL, reason TEXT NOT NULL, records INTEGER NOT NULL,
+    PRIMARY KEY (spool, reason)) WITHOUT ROWID;
+
+-- Where the tiles of a place do not meet in UTC although nothing is missing between them: the place
+-- was another node's or did not exist, or a clock was set.
+CREATE TABLE seam (
+    place INTEGER NOT NULL, from_utc_ns INTEGER NOT NULL, to_utc_ns INTEGER NOT NULL,
+    PRIMARY KEY (place, from_utc_ns, to_utc_ns)) WITHOUT ROWID;
+
+-- Final hours. `hash` is of their rows and of the hash of the final hour before; NULL until it is
+-- computed. `behind` nodes reported in the hour and had not passed it when it was closed.
+CREATE TABLE final (
+    hour INTEGER PRIMARY KEY, hash BLOB, rows INTEGER NOT NULL, behind INTEGER NOT NULL,
+    closed_ns INTEGER NOT NULL);
+
+-- What came for an hour that was final. Amounts are signed: two's complement.
+CREATE TABLE correction (
+    id INTEGER PRIMARY KEY, hour INTEGER NOT NULL, place INTEGER NOT NULL, account INTEGER NOT NULL,
+    amounts BLOB NOT NULL, reason TEXT NOT NULL, received_ns INTEGER NOT NULL, hash BLOB NOT NULL);
+CREATE INDEX correction_hour ON correction (hour, place, account);
+";
+
+/// From version 3 to 4. Which hours earlier records count in was not kept.
+const UPGRADE: &str = "
+ALTER TABLE meta ADD COLUMN closed_through INTEGER;
+ALTER TABLE meta ADD COLUMN proven_from INTEGER;
+ALTER TABLE spool ADD COLUMN folded_through INTEGER NOT NULL DEFAULT 0;
+ALTER TABLE record ADD COLUMN dated BLOB;
+UPDATE meta SET proven_from = (SELECT max(hour) + 1 FROM hour);
+UPDATE spool SET folded_through = coalesce(
+    (SELECT min(seq) - 1 FROM record WHERE record.spool = spool.id), through);
 ";
 
 /// Why the ledger could not be opened. Nothing in it was changed.
@@ -190,7 +235,7 @@ impl Folder {
         } else if version < VERSION {
             // Version 2 has more amounts of CUDA activity, version 3 of shares and instances: those
             // that a row lacks are zero, which for the new ones means that they are not known.
-            connection.pragma_update(None, "user_version", VERSION).map_err(failed)?;
+            upgrade(&mut connection).map_err(failed)?;
         }
         let id = connection
             .query_row("SELECT ledger_id FROM meta", (), |row| row.get(0))
@@ -245,11 +290,20 @@ fn create(connection: &mut Connection, now_ns: u64) -> rusqlite::Result<()> {
     let id: [u8; 16] = std::array::from_fn(|_| fastrand::u8(..));
     let transaction = connection.transaction()?;
     transaction.execute_batch(TABLES)?;
+    transaction.execute_batch(BOOKS)?;
     transaction.execute(
         "INSERT INTO meta (ledger_id, created_ns) VALUES (?1, ?2)",
         (id, i64::try_from(now_ns).unwrap_or(i64::MAX)),
     )?;
     transaction.pragma_update(None, "application_id", APPLICATION_ID)?;
+    transaction.pragma_update(None, "user_version", VERSION)?;
+    transaction.commit()
+}
+
+fn upgrade(connection: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = connection.transaction()?;
+    transaction.execute_batch(UPGRADE)?;
+    transaction.execute_batch(BOOKS)?;
     transaction.pragma_update(None, "user_version", VERSION)?;
     transaction.commit()
 }

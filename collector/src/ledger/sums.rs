@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension as _};
 
 use crate::ledger::accounts::{add, decode, encode};
+use crate::ledger::closing::{CorrectionKey, LATE, correction_hash};
 use crate::ledger::names::Names;
 use crate::ledger::posting::{Account, Posting};
 use crate::ledger::totals::{InstanceSeries, Series};
@@ -15,8 +16,11 @@ const NO_PLACE: i64 = 0;
 
 #[derive(Debug, Default)]
 pub(super) struct Sums {
+    closed_through: Option<i64>,
     /// By hour, place and account.
     hours: BTreeMap<(i64, i64, i64), Vec<u128>>,
+    /// Likewise, of hours that are final.
+    late: BTreeMap<(i64, i64, i64), Vec<u128>>,
     /// By place and account.
     totals: BTreeMap<(i64, i64), (Series, Vec<u128>)>,
 }
@@ -32,6 +36,11 @@ pub(super) struct Target<'a> {
 // === impl Sums ===
 
 impl Sums {
+    /// Hours up to `closed_through` are final.
+    pub(super) fn new(closed_through: Option<i64>) -> Self {
+        Self { closed_through, ..Self::default() }
+    }
+
     pub(super) fn post(
         &mut self,
         db: &Connection,
@@ -41,8 +50,9 @@ impl Sums {
     ) -> rusqlite::Result<()> {
         for posting in postings {
             let account = names.account(db, &posting.account)?;
-            let hour = self.hours.entry((posting.hour, target.place, account)).or_default();
-            add(hour, &posting.amounts);
+            let closed = Some(posting.hour) <= self.closed_through;
+            let hours = if closed { &mut self.late } else { &mut self.hours };
+            add(hours.entry((posting.hour, target.place, account)).or_default(), &posting.amounts);
 
             let (account, series) = view.total_of(&posting.account, target.instance, target.now_s);
             let owned = matches!(account, Account::Tenant { .. } | Account::Cuda { .. });
@@ -64,8 +74,10 @@ impl Sums {
     pub(super) fn flush(
         self,
         db: &Connection,
-        now_s: i64,
+        now_ns: i64,
     ) -> rusqlite::Result<Vec<(Series, Vec<u128>)>> {
+        let now_s = now_ns.div_euclid(1_000_000_000);
+        correct(db, self.late, now_ns)?;
         let mut read = db.prepare_cached(
             "SELECT amounts FROM hour WHERE hour = ?1 AND place = ?2 AND account = ?3",
         )?;
@@ -94,6 +106,32 @@ impl Sums {
         }
         Ok(after)
     }
+}
+
+/// Final rows never change: what comes late is written beside them.
+fn correct(
+    db: &Connection,
+    late: BTreeMap<(i64, i64, i64), Vec<u128>>,
+    now_ns: i64,
+) -> rusqlite::Result<()> {
+    for ((hour, place, account), amounts) in late {
+        let amounts = encode(&amounts);
+        let key = CorrectionKey { hour, place, account, received_ns: now_ns };
+        db.prepare_cached(
+            "INSERT INTO correction (hour, place, account, amounts, reason, received_ns, hash)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?
+        .execute((
+            hour,
+            place,
+            account,
+            &amounts,
+            LATE,
+            now_ns,
+            correction_hash(key, &amounts, LATE),
+        ))?;
+    }
+    Ok(())
 }
 
 fn stored(amounts: Option<Vec<u128>>) -> Vec<u128> {

@@ -9,8 +9,8 @@ use crate::ledger::accounts::encode;
 use crate::ledger::clock_map::{HOUR_NS, Pair};
 use crate::ledger::decide::Quarantine;
 use crate::ledger::fixtures::{
-    Bench, NOW, SECOND, active, activity_mut, batch_of, cuda_of, free, held_idle, hello_of, labels,
-    of_boot, other_ledger, seal, tile_mut, tile_of,
+    Bench, NOW, SECOND, active, activity_mut, batch_of, before_version_4, cuda_of, free, held_idle,
+    hello_of, labels, of_boot, other_ledger, seal, tile_mut, tile_of,
 };
 use crate::ledger::totals::{OVERFLOW_TENANT, TenantSeries, Totals};
 use crate::ledger::{Applied, Hello};
@@ -327,7 +327,7 @@ fn a_ledger_of_the_first_version_goes_on() {
         );
         bench.db.execute(&sql, [encode(&old)]).unwrap();
     }
-    bench.db.pragma_update(None, "user_version", 1).unwrap();
+    before_version_4(&bench.db, 1);
     drop(bench);
 
     let mut bench = Bench::open(folder.path());

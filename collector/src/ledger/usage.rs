@@ -89,8 +89,12 @@ enum Sum {
 }
 
 fn first_hour(db: &Connection, from: i64, end: i64) -> rusqlite::Result<Option<i64>> {
-    db.prepare_cached("SELECT min(hour) FROM hour WHERE hour >= ?1 AND hour < ?2")?
-        .query_row((from, end), |row| row.get(0))
+    db.prepare_cached(
+        "SELECT min(hour) FROM
+         (SELECT min(hour) AS hour FROM hour WHERE hour >= ?1 AND hour < ?2
+          UNION ALL SELECT min(hour) FROM correction WHERE hour >= ?1 AND hour < ?2)",
+    )?
+    .query_row((from, end), |row| row.get(0))
 }
 
 fn read_hour(
@@ -101,8 +105,10 @@ fn read_hour(
 ) -> rusqlite::Result<()> {
     let mut statement = db.prepare_cached(
         "SELECT h.amounts, a.tenant, a.kind, a.share, a.detail, p.mig = ''
-         FROM hour h JOIN account a ON a.id = h.account JOIN place p ON p.id = h.place
-         WHERE h.hour = ?1 AND (?2 IS NULL OR a.tenant = ?2 OR a.kind = 'instance')",
+         FROM (SELECT place, account, amounts FROM hour WHERE hour = ?1
+               UNION ALL SELECT place, account, amounts FROM correction WHERE hour = ?1) h
+         JOIN account a ON a.id = h.account JOIN place p ON p.id = h.place
+         WHERE ?2 IS NULL OR a.tenant = ?2 OR a.kind = 'instance'",
     )?;
     let mut rows = statement.query((hour, tenant))?;
     while let Some(row) = rows.next()? {
@@ -172,10 +178,10 @@ impl Wall {
 
     fn plus(self, other: &Self) -> Self {
         Self {
-            ns: self.ns.saturating_add(other.ns),
+            ns: self.ns.wrapping_add(other.ns),
             weighed: self.weighed.plus(other.weighed),
-            energy_mj: self.energy_mj.saturating_add(other.energy_mj),
-            energy_ns: self.energy_ns.saturating_add(other.energy_ns),
+            energy_mj: self.energy_mj.wrapping_add(other.energy_mj),
+            energy_ns: self.energy_ns.wrapping_add(other.energy_ns),
         }
     }
 }

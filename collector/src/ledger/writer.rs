@@ -13,6 +13,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 
 use crate::clock;
 use crate::ledger::apply::Transaction;
+use crate::ledger::closing::{Closing, Terms};
 use crate::ledger::memory::{Connected, Memory, Outcomes};
 use crate::ledger::names::Names;
 use crate::ledger::retention::Retention;
@@ -65,6 +66,7 @@ pub(super) struct Writer {
     pub(super) condition: watch::Sender<Condition>,
     pub(super) metrics: metrics::Ledger,
     pub(super) keep_records: Duration,
+    pub(super) final_after: Duration,
     pub(super) timers: Timers,
 }
 
@@ -73,6 +75,7 @@ pub(super) struct Writer {
 pub(super) struct Timers {
     commit_ns: u64,
     retire_ns: u64,
+    closing: Closing,
     retention: Retention,
 }
 
@@ -274,12 +277,24 @@ impl Writer {
         if shortage.is_some() {
             return Ok(());
         }
-        let before = clock::real_ns().saturating_sub(nanoseconds(self.keep_records));
-        let before = i64::try_from(before).unwrap_or(i64::MAX);
-        match self.timers.retention.step(&mut self.db, before) {
+        match self.fold() {
             Err(error) if !is_full(&error) => Err(self.fail(error)),
             _ => Ok(()),
         }
+    }
+
+    /// Closes hours, and deletes the records of closed ones.
+    fn fold(&mut self) -> rusqlite::Result<()> {
+        let signed = |duration| nanoseconds(duration).cast_signed();
+        let now_ns = i64::try_from(clock::real_ns()).unwrap_or(i64::MAX);
+        let at_latest_ns = signed(self.keep_records);
+        let final_after_ns = signed(self.final_after);
+        let terms = Terms { now_ns, final_after_ns, at_latest_ns };
+        if let Some(hour) = self.timers.closing.step(&mut self.db, terms)? {
+            self.memory.closed_through = Some(hour);
+        }
+        let before_ns = now_ns.saturating_sub(at_latest_ns);
+        self.timers.retention.step(&mut self.db, before_ns, self.memory.closed_through)
     }
 
     fn retire(&mut self) {

@@ -185,7 +185,7 @@ fn databases_of_others_are_left_alone() {
     check("PRAGMA application_id = 77; CREATE TABLE t (it)", "is the database of another program");
     check(
         "PRAGMA application_id = 0x676c6e72; PRAGMA user_version = 99; CREATE TABLE t (it)",
-        "was written by a newer collector (schema 99, this one knows 3)",
+        "was written by a newer collector (schema 99, this one knows 4)",
     );
 }
 
